@@ -1,0 +1,57 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, once.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+KEEP_UP ?= 1
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+STAMP := $(VENV)/.installed
+# A folder of wheels that pip is configured with (`pip config set global.find-links …`) serves uv too.
+FIND_LINKS := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*find-links='\([^']*\)'/\1/p" | head -n 1)
+export UV_FIND_LINKS ?= $(FIND_LINKS)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help demo test lint bench lock env clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airflow, offline, and show it (KEEP_UP=0: then exit)
+	@$(BIN)/wat2mds demo $(if $(filter 0,$(KEEP_UP)),--no-keep-up,--keep-up)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+bench: $(STAMP) ## extract beside cc2dataset on the real WATs of ../shared: parity, CPU, memory
+	$(BIN)/python -m tests.benchmarks.extract
+
+lock: $(UV) ## make requirements.txt anew from pyproject.toml (torch's CUDA packages stay out: the file serves CPU and GPU machines)
+	UV_FIND_LINKS= $(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --quiet $(UPGRADE) \
+	  $(foreach p,$(CUDA_PACKAGES),--no-emit-package $(p)) --output-file requirements.txt
+CUDA_PACKAGES := triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime \
+  nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+  nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+env: $(STAMP) ## only set up the environment in .venv
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "wat2mds needs Python 3.11; $(PYTHON) is another. Install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 78; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+# Installed anew only when the lock or the package's metadata changed.
+$(STAMP): requirements.txt pyproject.toml | $(UV)
+	@echo 'Setting up $(VENV): about 300 packages, 3 GB; a few minutes the first time.'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+clean: ## remove the environment and what demo and tests left
+	rm -rf $(VENV) .wat2mds .pytest_cache .ruff_cache .mypy_cache .hypothesis
