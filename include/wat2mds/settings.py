@@ -1,0 +1,349 @@
+"""Every setting, typed and checked before work starts.
+
+Precedence: profile file < environment (``WAT2MDS_DOWNLOAD__IMAGE_SIZE=384``) < command line (``--set download.image_size=384``).
+A file of resolved settings (``--settings``) stands for profile and environment together. Unknown keys are errors that name the
+nearest known key. Nothing else in wat2mds reads ``os.environ``.
+
+Fields marked ``_how`` say how a stage runs, not what it makes: they are left out of the fingerprint, so that a changed thread
+count redoes nothing. Fields marked ``_decide`` matter to filter's decisions but not to its scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+
+from wat2mds.errors import ConfigError, nearest
+
+PREFIX = "WAT2MDS_"
+_how: JsonDict = {"fingerprint": "how"}
+_decide: JsonDict = {"fingerprint": "decide"}
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Group(BaseModel):
+    """One stage's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def fingerprint(self, *, decisions: bool = True) -> dict[str, Any]:
+        """The values that decide what the stage makes, JSON-ready."""
+        leave_out = {"how"} if decisions else {"how", "decide"}
+        fields = type(self).model_fields
+        kept = [n for n, f in fields.items() if _mark(f.json_schema_extra) not in leave_out]
+        return self.model_dump(mode="json", include=set(kept))
+
+
+def _mark(extra: Any) -> str | None:
+    return extra.get("fingerprint") if isinstance(extra, dict) else None
+
+
+class ExtractSettings(Group):
+    min_caption_chars: int = Field(5, ge=1, description="shortest caption, characters after cleaning")
+    max_caption_chars: int = Field(2000, ge=5, description="longest caption, characters after cleaning")
+    max_url_chars: int = Field(2000, ge=20, description="longest image URL, characters")
+    unwanted_suffixes: tuple[str, ...] = Field(
+        (".svg", ".svgz", ".ico", ".cur", ".pdf", ".swf", ".mp4", ".webm"),
+        description="path endings that are never downloaded",
+    )
+    title_fallback: bool = Field(False, description="take the title where an image has no alt text; recorded in caption_source")
+    compatibility: Literal["cc2dataset"] | None = Field(
+        None,
+        description="cc2dataset: its 1.5.0's pairs, alt and URL as found, none of the rules above; to compare with, not to publish",
+    )
+    max_bad_share: Share = Field(0.05, description="largest share of damaged records or lost bytes before the WAT file fails")
+
+
+class ImportSettings(Group):
+    """What a pair is, and which URLs are taken, is extract's to say."""
+
+    min_similarity: float | None = Field(
+        None, ge=-1, le=1, description="least similarity that the list itself states; empty: whatever it states"
+    )
+    sizes: Literal["auto", "as_named", "swapped"] = Field(
+        "auto", description="whether the list's width and height are swapped, as in LAION's early releases; auto: found out"
+    )
+    hub: str = Field("https://huggingface.co", description="where hf: URLs lead to", json_schema_extra=_how)
+
+
+class DedupSettings(Group):
+    bins: int = Field(256, ge=1, le=4096, description="bins of a new dataset's ledger", json_schema_extra=_how)
+    false_positive_rate: float = Field(
+        1e-6, gt=0, lt=0.1, description="error rate of a new ledger's bloom filters, whatever their size", json_schema_extra=_how
+    )
+    exact: bool = Field(True, description="check the filter's positives against the stored claims: no pair is lost to chance")
+
+
+class DownloadSettings(Group):
+    image_size: int = Field(256, ge=16, le=4096, description="target side, pixels (img2dataset: image_size)")
+    resize_mode: Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"] = Field(
+        "border", description="how images are brought to image_size (img2dataset: resize_mode)"
+    )
+    resize_only_if_bigger: bool = Field(False, description="leave smaller images at their size")
+    encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="format of stored images")
+    encode_quality: int = Field(95, ge=0, le=100, description="JPEG or WebP quality, or PNG compression level 0-9")
+    skip_reencode: bool = Field(False, description="keep the original bytes where no resize is needed")
+    min_bytes: int = Field(5000, ge=0, description="fewest bytes of the original")
+    max_bytes: int = Field(20_000_000, ge=1000, description="most bytes of the original, counted while reading")
+    max_pixels: int = Field(89_478_484, ge=1, description="largest width × height, read from the header before decoding")
+    min_image_size: int = Field(0, ge=0, description="shortest side of the original, pixels")
+    max_aspect_ratio: float | None = Field(None, ge=1, description="largest ratio of sides; empty: no limit")
+    formats: tuple[str, ...] = Field(("JPEG", "PNG", "WEBP"), description="formats accepted, found from the bytes")
+    allowed_ports: tuple[int, ...] = Field((80, 443), description="ports that are connected to")
+    max_redirects: int = Field(5, ge=0, le=20, description="redirects followed for one image")
+    obey_robots_txt: bool = Field(True, description="ask each host's robots.txt (RFC 9309)")
+    obey_x_robots_tag: bool = Field(True, description="drop on X-Robots-Tag noai, noimageai, noindex, noimageindex")
+    obey_tdm_reservation: bool = Field(True, description="drop on the header tdm-reservation: 1 (TDMRep)")
+    timeout: float = Field(10, gt=0, le=300, description="seconds for one connect or read", json_schema_extra=_how)
+    deadline: float = Field(30, gt=0, le=3600, description="seconds for one image, redirects included", json_schema_extra=_how)
+    retries: int = Field(1, ge=0, le=5, description="further tries of a transient failure", json_schema_extra=_how)
+    processes: int | None = Field(None, ge=1, le=512, description="processes; empty: one a core", json_schema_extra=_how)
+    threads: int = Field(64, ge=1, le=1024, description="threads a process", json_schema_extra=_how)
+    samples_per_shard: int = Field(1000, ge=10, le=100_000, description="rows in one stored table of samples")
+    resolver: str | None = Field(
+        None,
+        description="address:port that every host name resolves to: the demo's and replay's worlds only; empty: DNS",
+        json_schema_extra=_how,
+    )
+
+
+class FilterSettings(Group):
+    clip_model: str = Field("ViT-B-32", description="open_clip model name, or wat2mds-tiny")
+    clip_pretrained: str = Field("openai", description="open_clip weights tag or a file's path")
+    safety_head: str | None = Field(None, description="head on image embeddings that gives punsafe: path, or a name of ours")
+    watermark_head: str | None = Field(None, description="head that gives pwatermark")
+    aesthetic_head: str | None = Field(None, description="head that gives aesthetic")
+    language_candidates: tuple[str, ...] | None = Field(
+        None, description="ISO 639-1 codes that the detector tells apart; empty: all 75. Fewer load faster and confuse less"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the CLIP towers")
+    min_similarity: float = Field(0.28, ge=-1, le=1, description="cosine, captions in English", json_schema_extra=_decide)
+    min_similarity_other: float = Field(
+        0.26, ge=-1, le=1, description="cosine, captions in another or no language", json_schema_extra=_decide
+    )
+    max_punsafe: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
+    max_pwatermark: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
+    min_aesthetic: float | None = Field(None, description="empty: not a criterion", json_schema_extra=_decide)
+    languages: tuple[str, ...] | None = Field(
+        None, description="ISO 639-1 codes that are kept; empty: all and none", json_schema_extra=_decide
+    )
+    min_language_probability: Share = Field(0.5, description="below it the language counts as none", json_schema_extra=_decide)
+    batch_size: int = Field(64, ge=1, le=8192, description="images at a time", json_schema_extra=_how)
+    workers: int | None = Field(None, ge=0, description="processes that decode; empty: one a core", json_schema_extra=_how)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the towers run", json_schema_extra=_how)
+
+
+class ValidateSettings(Group):
+    min_download_success: Share = Field(0.0, description="share of pairs that must give an image, else the WAT file is held back")
+    hash_sample: int = Field(100, ge=0, description="samples whose size and hash are checked against their bytes")
+
+
+class ConvertSettings(Group):
+    shard_bytes: int = Field(64 << 20, ge=1 << 16, description="size limit of one MDS shard, bytes before compression")
+    compression: str | None = Field(None, description="MDSWriter's compression, e.g. zstd:3; none saves 1 % on JPEG")
+    hashes: tuple[str, ...] = Field(("sha1", "xxh64"), description="hashes stored in the shard index")
+
+
+class UploadSettings(Group):
+    pass
+
+
+class PublishSettings(Group):
+    pass
+
+
+# In their order. A list of pairs that exists begins with "import" in place of "extract".
+STAGES = ("extract", "dedup", "download", "filter", "validate", "convert", "upload")
+FIRST_STAGES = ("extract", "import")
+
+
+class Settings(BaseModel):
+    """All stages' settings and the name of the profile they began with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str = "laion400m"
+    extract: ExtractSettings = ExtractSettings()
+    import_: ImportSettings = Field(ImportSettings(), alias="import")
+    dedup: DedupSettings = DedupSettings()
+    download: DownloadSettings = DownloadSettings()
+    filter: FilterSettings = FilterSettings()
+    validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    convert: ConvertSettings = ConvertSettings()
+    upload: UploadSettings = UploadSettings()
+    publish: PublishSettings = PublishSettings()
+
+    def group(self, stage: str) -> Group:
+        group: Group = getattr(self, f"{stage}_" if stage in ("import", "validate") else stage)
+        return group
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Settings:
+        try:
+            return cls.model_validate(json.loads(text))
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{where} does not hold settings: {_explain(error)}") from error
+
+
+class Deployment(BaseModel):
+    """Where this deployment keeps things and whom it speaks for; from the environment alone (``WAT2MDS_ROOT`` …)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str = Field("", description="root of the store: file:///… or s3://bucket/prefix")
+    dataset: str = Field("laion", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="dataset that scheduled runs build")
+    profile: str = Field("laion400m", description="profile of scheduled runs, and the form's default")
+    schedule_from: datetime | None = Field(
+        None, description="no batch with an earlier partition date runs by itself; empty: none does"
+    )
+    contact: str = Field("", description="URL or address in the User-Agent; a crawl of the real web asks for it")
+    source: str = Field("https://data.commoncrawl.org/", description="where snapshots are read from: URL or folder")
+    collinfo: str = Field("https://index.commoncrawl.org/collinfo.json", description="list of Common Crawl's snapshots")
+    airflow_url: str = Field("http://127.0.0.1:8080", description="Airflow's address, for run, backfill and status")
+    airflow_user: str = Field("admin", description="Airflow's user")
+    airflow_password: str = Field("", description="Airflow's password")
+    hub_token: str = Field("", description="token for hf: URLs of gated datasets, such as Re-LAION's")
+    registry_cache: str = Field(
+        "", description="folder for the timetable's copy of the registry; empty: the system's temporary one"
+    )
+
+
+def deployment(environment: Mapping[str, str] | None = None) -> Deployment:
+    """The deployment's settings. Raises ConfigError for unknown or bad WAT2MDS_ variables."""
+    given = _from_environment(environment)
+    flat = {key: value for key, value in given.items() if "." not in key and value != ""}
+    try:
+        found = Deployment.model_validate(flat)
+    except ValidationError as error:
+        raise ConfigError(f"environment: {_explain(error, prefix=PREFIX)}") from error
+    if found.schedule_from is not None and found.schedule_from.tzinfo is None:
+        found = found.model_copy(update={"schedule_from": found.schedule_from.replace(tzinfo=UTC)})
+    return found
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment for a child process, with changes."""
+    return {**os.environ, **changes}
+
+
+def profile_names() -> list[str]:
+    folder = resources.files("wat2mds") / "profiles"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+@cache
+def read_profile(name: str) -> dict[str, Any]:
+    """A profile's groups as written in its file. Raises ConfigError for an unknown name."""
+    if name not in profile_names():
+        raise ConfigError(f"there is no profile {name!r}.{nearest(name, profile_names())}")
+    text = (resources.files("wat2mds") / "profiles" / f"{name}.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def load_settings(
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    resolved: Settings | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Resolve settings: profile < environment < overrides (``group.key=value``), or ``resolved`` < overrides.
+
+    Raises ConfigError naming the key, its bounds and, for a mistyped name, the nearest known one.
+    """
+    if resolved is not None:
+        merged = resolved.model_dump(mode="json", by_alias=True)
+        if profile is not None and profile != resolved.profile:
+            raise ConfigError(f"--profile {profile} contradicts the settings file, which was made from {resolved.profile}")
+    else:
+        given = _from_environment(environment)
+        name = profile or given.get("profile") or Settings().profile
+        merged = {"profile": name}
+        for group, values in read_profile(name).items():
+            merged[group] = dict(values)
+        for key, value in given.items():
+            if "." in key:
+                _put(merged, key, value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} is not of the form group.key=value, e.g. download.image_size=384")
+        _put(merged, _known_key(key.strip(), "--set"), value.strip())
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"settings: {_explain(error)}") from error
+
+
+def setting_keys() -> list[str]:
+    """Every ``group.key``."""
+    defaults = Settings()
+    return [f"{stage}.{key}" for stage in (*STAGES, "import", "publish") for key in type(defaults.group(stage)).model_fields]
+
+
+def digest(*parts: object) -> str:
+    """Twelve hex digits that name what the parts describe (SHA-256 of canonical JSON)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+
+def _known_key(key: str, where: str) -> str:
+    if key not in setting_keys():
+        raise ConfigError(f"{where}: there is no setting {key!r}.{nearest(key, setting_keys())}")
+    return key
+
+
+def _put(merged: dict[str, Any], key: str, text: str) -> None:
+    group, _, name = key.partition(".")
+    merged.setdefault(group, {})[name] = _parse(group, name, text)
+
+
+def _parse(group: str, name: str, text: str) -> Any:
+    """Text of the command line or the environment as pydantic wants it; lists are comma-separated, empty means none."""
+    annotation = str(type(Settings().group(group)).model_fields[name].annotation)
+    if text == "" and "None" in annotation:
+        return None
+    if "tuple" in annotation:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text
+
+
+def _from_environment(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """WAT2MDS_ variables as ``{"root": …, "download.image_size": …}``. Raises ConfigError for unknown names."""
+    variables = os.environ if environment is None else environment
+    known = {f"{PREFIX}{name.upper()}": name for name in Deployment.model_fields}
+    known |= {f"{PREFIX}{key.replace('.', '__').upper()}": key for key in setting_keys()}
+    found = {}
+    for variable, value in variables.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in known:
+            raise ConfigError(f"environment: there is no setting {variable}.{nearest(variable, known)}")
+        found[known[variable]] = value
+    return found
+
+
+def _explain(error: Exception, prefix: str = "") -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"there is no setting {prefix}{key!r}.{nearest(key, setting_keys())}")
+        else:
+            lines.append(f"{prefix}{key.upper() if prefix else key}: {problem['msg'].lower()}, got {problem['input']!r}")
+    return "; ".join(lines)
