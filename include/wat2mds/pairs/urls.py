@@ -1,0 +1,84 @@
+"""Where a link points: absolute URLs as a browser would find them, and the hosts that are public.
+
+In: a page's URL, its ``<base>`` and a link's URL. Out: the absolute URL. Guaranteed: the short ways give what ``urljoin`` gives
+(a property test holds them to it). What does not belong here: the URL for identity (``identity.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import urljoin
+
+import tldextract
+
+_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
+_WHITE = re.compile(r"\s|[\x1c-\x1f]")
+# Without dot segments, parameters, fragments and empty queries, joining is putting together.
+_CHARACTERS = r"[^/?#;\\\s\x00-\x20]"
+_NO_DOTS = r"(?!\.{1,2}(?:[/?]|$))"
+_QUERY = r"(?:\?[^#;\s\x00-\x20]+)?"
+_PATH = rf"{_NO_DOTS}{_CHARACTERS}*(?:/{_NO_DOTS}{_CHARACTERS}*)*{_QUERY}"
+_PLAIN_BASE = re.compile(rf"(https?://[A-Za-z0-9.:-]+)(/(?:{_NO_DOTS}{_CHARACTERS}+/)*){_NO_DOTS}{_CHARACTERS}*(?:\?[^#\s]*)?")
+_FROM_ROOT = re.compile(rf"/(?!/){_PATH}")
+_FROM_FOLDER = re.compile(rf"((?:\.\.?/)*)(?![^/?]*:)({_NO_DOTS}{_CHARACTERS}+(?:/{_NO_DOTS}{_CHARACTERS}+)*/?{_QUERY})")
+_FROM_SCHEME = re.compile(rf"//[A-Za-z0-9.-]+/{_PATH}")
+
+
+class Base:
+    """What the URLs of one page are joined to."""
+
+    def __init__(self, page_url: str, base: str | None, *, any_scheme: bool = False) -> None:
+        self.url = page_url
+        if base and base.strip():
+            try:
+                joined = urljoin(page_url, base if any_scheme else base.strip())
+            except ValueError:
+                joined = page_url
+            if any_scheme or joined[:5].lower() in ("http:", "https"):
+                self.url = joined
+        self._simple = self.url.startswith(("http://", "https://"))
+        self._prefixes: dict[str, str] = {}
+
+    def join(self, url: str) -> str:
+        """``urljoin``; what it refuses stays as it is."""
+        try:
+            if self._simple:
+                if _FROM_ROOT.fullmatch(url):
+                    return self._prefix("/") + url[1:]
+                relative = _FROM_FOLDER.fullmatch(url)
+                if relative:
+                    return self._prefix(relative[1]) + relative[2]
+                if _FROM_SCHEME.fullmatch(url):
+                    return self.url.partition("/")[0] + url
+            return urljoin(self.url, url)
+        except ValueError:
+            return url
+
+    def _prefix(self, path: str) -> str:
+        """What stands before a path's end once ``path`` is joined: ``../`` of http://a/b/c/d is http://a/b/."""
+        found = self._prefixes.get(path)
+        if found is None:
+            plain = _PLAIN_BASE.fullmatch(self.url) if path in ("", "/") else None
+            found = plain[1] + ("/" if path else plain[2]) if plain else urljoin(self.url, path + "x")[:-1]
+            self._prefixes[path] = found
+        return found
+
+
+def resolve(url: str, base: Base) -> str:
+    """An absolute URL, as a browser would find it: stripped, ``&amp;`` decoded, joined to the page's base."""
+    if _WHITE.search(url):
+        url = url.strip().translate({9: None, 10: None, 13: None})
+    if "&amp;" in url:
+        url = url.replace("&amp;", "&")
+    if url.startswith(("http://", "https://")) or url[:8].lower().startswith(("http://", "https://")):
+        return url
+    return base.join(url)
+
+
+@lru_cache(maxsize=65536)
+def is_public_name(host: str) -> bool:
+    """Whether a host is a name below a public suffix: no literal address, no localhost, no internal name."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    found = _suffixes(name)
+    return bool(found.suffix and found.domain) and not found.ipv4 and not found.ipv6
