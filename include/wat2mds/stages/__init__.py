@@ -1,0 +1,1 @@
+"""The stages: one module or folder each. A stage may import the core and its own libraries; never another stage, never Airflow."""

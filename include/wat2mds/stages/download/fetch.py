@@ -1,0 +1,246 @@
+"""Safe, polite HTTP for one image: every hop checked, every byte counted, every wait bounded.
+
+In: a URL as found. Out: an Answer (the bytes and the headers), or Refused with its drop reason. Guaranteed: http and https on
+allowed ports only; each hop's address is checked and is the one connected to; robots.txt is asked for each hop; at most
+``max_redirects`` hops, ``max_bytes`` bytes after inflation, ``deadline`` seconds in all. What does not belong here: what
+the bytes are (``images.py``).
+
+In a world (``download.resolver``) https is spoken as plain HTTP to the origin, with the Host header of the URL; the
+header ``X-Forwarded-Proto`` tells which of the two was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead, responses
+from urllib.parse import urljoin
+
+from urllib3 import BaseHTTPResponse, HTTPHeaderDict, Timeout
+from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
+from urllib3.exceptions import TimeoutError as PoolTimeout
+from urllib3.util import Url, parse_url
+
+from wat2mds import __version__
+from wat2mds.drops import DropReason
+from wat2mds.errors import ConfigError
+from wat2mds.identity import DEFAULT_PORTS
+from wat2mds.settings import DownloadSettings
+from wat2mds.stages.download.addresses import Resolver
+from wat2mds.stages.download.connections import next_wait, pool_manager, remaining, within
+from wat2mds.stages.download.refusal import Refused
+from wat2mds.stages.download.robots import AGENT, MAX_ROBOTS_BYTES, RobotsTexts, tdm_reserved, x_robots_refusal
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_READ_BYTES = 1 << 18
+# A refusal's body up to this size is read so that the connection can be used again; beyond it a new connection is cheaper.
+_DRAIN_BYTES = 1 << 16
+_FIRST_PAUSE = 0.5  # seconds before the first retry, doubled for each further one
+_ROBOTS_REDIRECTS = 5  # RFC 9309 2.3.1.2: at least five
+_MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "AVIF": "image/avif"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete answer. ``short``: the connection ended before the announced length."""
+
+    status: int
+    headers: HTTPHeaderDict
+    body: bytes
+    short: bool
+
+
+def user_agent(contact: str, world: str | None) -> str:
+    """``wat2mds/0.1.0 (+contact)``. Raises ConfigError for a crawl of the real web without a contact."""
+    if not contact and not world:
+        raise ConfigError(
+            "a crawl of the real web has to say whom to turn to: set WAT2MDS_CONTACT to a URL or an e-mail address; "
+            "it is sent in the User-Agent"
+        )
+    if not (contact.isascii() and contact.isprintable()) or set(contact) & set("()"):
+        raise ConfigError(f"WAT2MDS_CONTACT: {contact!r} cannot be sent in a header: ASCII without parentheses only")
+    return f"{AGENT}/{__version__} (+{contact})" if contact else f"{AGENT}/{__version__}"
+
+
+def status_reason(status: int) -> DropReason:
+    """The drop reason of an HTTP status that is no success."""
+    if status in (404, 410):
+        return DropReason.HTTP_404
+    if status in (401, 403, 451):
+        return DropReason.HTTP_403
+    if status == 429:
+        return DropReason.HTTP_429
+    if 400 <= status < 500:
+        return DropReason.HTTP_4XX
+    return DropReason.HTTP_5XX if 500 <= status < 600 else DropReason.HTTP_ERROR
+
+
+class Fetcher:
+    """One a process; ``image`` is called from many threads."""
+
+    def __init__(self, settings: DownloadSettings, contact: str) -> None:
+        agent = user_agent(contact, settings.resolver)
+        self._settings = settings
+        self._resolver = Resolver(settings.resolver, settings.threads)
+        self._pools = pool_manager(self._resolver, settings.threads)
+        self._robots = RobotsTexts(self._robots_text, settings.threads)
+        wanted = ", ".join(_MIME[name] for name in settings.formats if name in _MIME)
+        self._headers = {"User-Agent": agent, "Accept-Encoding": "identity", "Accept": f"{wanted}, */*;q=0.1".lstrip(", ")}
+
+    def image(self, url: str) -> Answer:
+        """Fetch one image, transient failures tried again within the deadline. Raises Refused."""
+        pause = _FIRST_PAUSE
+        with within(self._settings.deadline, self._settings.timeout):
+            for left in range(self._settings.retries, -1, -1):
+                try:
+                    answer = self._follow(url, self._settings.max_redirects, self._check, self._settings.max_bytes)
+                    # A server that announces too much would fail each time: what the last try brought is judged by its bytes.
+                    if not answer.short or left == 0:
+                        return answer
+                except Refused as refused:
+                    if left == 0 or not refused.transient or pause >= remaining():
+                        raise
+                time.sleep(min(pause, remaining()))
+                pause *= 2
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _follow(self, url: str, hops: int, check: Callable[[Url], None], most: int, *, cut: bool = False) -> Answer:
+        """GET with redirects, each hop checked as the first. ``cut``: any status is an answer, and bytes beyond ``most`` are left."""
+        target = _parse(url, DropReason.HTTP_ERROR)
+        for _ in range(hops + 1):
+            self._reachable(target)
+            check(target)
+            response = self._request(target)
+            try:
+                location = response.headers.get("Location") if response.status in _REDIRECTS else None
+                if location is not None:
+                    _drain(response)
+                    target = _parse(location.strip(), DropReason.REDIRECTS, base=target.url)
+                    continue
+                if not cut:
+                    self._refuse_by_headers(response)
+                return _read(response, most, cut)
+            finally:
+                if not response.closed:
+                    response.close()
+                response.release_conn()
+        raise Refused(DropReason.REDIRECTS, f"more than {hops} redirects", status=response.status)
+
+    def _reachable(self, target: Url) -> None:
+        """Port and address before anything is asked of the host; the connection takes the same checked addresses."""
+        if _port(target) not in self._settings.allowed_ports:
+            raise Refused(DropReason.BAD_PORT, f"port {_port(target)} is not among download.allowed_ports")
+        self._resolver.addresses(str(target.host), _port(target), remaining())
+
+    def _check(self, target: Url) -> None:
+        if self._settings.obey_robots_txt:
+            self._robots.check(f"{target.scheme}://{target.netloc}", target.url, remaining())
+
+    def _robots_text(self, url: str) -> tuple[int, bytes]:
+        """For RobotsTexts, in a thread and with a deadline of its own: a slow image must not spoil its host's rules for others."""
+        try:
+            with within(2 * self._settings.timeout, self._settings.timeout):
+                answer = self._follow(url, _ROBOTS_REDIRECTS, lambda _: None, MAX_ROBOTS_BYTES, cut=True)
+        except Refused:
+            raise
+        except Exception as error:  # the answer is cached and must be one
+            raise Refused(DropReason.HTTP_ERROR, f"{type(error).__name__}: {error}") from error
+        return answer.status, answer.body
+
+    def _request(self, target: Url) -> BaseHTTPResponse:
+        scheme, host, port = str(target.scheme), str(target.host), _port(target)
+        headers = dict(self._headers)
+        if self._resolver.world is not None:
+            headers |= {"Host": _netloc(target), "X-Forwarded-Proto": scheme}
+            scheme = "http"
+        try:
+            wait = next_wait()
+            return self._pools.connection_from_host(host, port, scheme).urlopen(
+                "GET",
+                target.request_uri,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=Timeout(connect=wait, read=wait),
+                enforce_content_length=False,
+            )
+        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            raise _refused(error) from error
+
+    def _refuse_by_headers(self, response: BaseHTTPResponse) -> None:
+        status, headers = response.status, response.headers
+        if status != 200:
+            _drain(response)
+            # 429 asks to be left alone: it is not tried again here.
+            transient = 500 <= status < 600
+            phrase = responses.get(status, "")
+            raise Refused(status_reason(status), f"HTTP Error {status}: {phrase}", status=status, transient=transient)
+        if self._settings.obey_x_robots_tag and x_robots_refusal(headers.getlist("X-Robots-Tag")):
+            raise Refused(DropReason.X_ROBOTS, "Use of image disallowed by X-Robots-Tag directive", status=status)
+        if self._settings.obey_tdm_reservation and tdm_reserved(headers.getlist("tdm-reservation")):
+            raise Refused(DropReason.TDM_RESERVED, "text and data mining reserved by tdm-reservation header", status=status)
+
+
+def _parse(url: str, otherwise: DropReason, base: str = "") -> Url:
+    """A URL as it goes over the wire: percent-encoded, IDNA host, no fragment, no user or password."""
+    try:
+        parsed = parse_url(urljoin(base, url))
+        parsed.request_uri.encode("ascii")
+    except (LocationParseError, ValueError) as error:
+        raise Refused(otherwise, f"not a URL that can be requested: {error}") from error
+    if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
+        raise Refused(otherwise, f"not an http or https URL: scheme {parsed.scheme!r}")
+    return parsed._replace(auth=None, fragment=None, path=parsed.path or "/")
+
+
+def _port(target: Url) -> int:
+    return target.port if target.port is not None else DEFAULT_PORTS[str(target.scheme)]
+
+
+def _netloc(target: Url) -> str:
+    default = target.port in (None, DEFAULT_PORTS[str(target.scheme)])
+    return str(target.host) if default else f"{target.host}:{target.port}"
+
+
+def _read(response: BaseHTTPResponse, most: int, cut: bool) -> Answer:
+    status = response.status
+    announced = response.headers.get("Content-Length", "")
+    if not cut and announced.isdigit() and int(announced) > most:
+        raise Refused(DropReason.TOO_LARGE, f"more than {most} bytes", status=status)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while data := response.read(_READ_BYTES, decode_content=True):
+            parts.append(data)
+            size += len(data)
+            if size > most:
+                if cut:
+                    break
+                raise Refused(DropReason.TOO_LARGE, f"more than {most} bytes", status=status)
+    except (HTTPError, HTTPException, OSError) as error:
+        raise _refused(error, status) from error
+    short = size <= most and bool(getattr(response, "length_remaining", 0))
+    return Answer(status, response.headers, b"".join(parts)[:most], short)
+
+
+def _drain(response: BaseHTTPResponse) -> None:
+    """Read a small body that nobody wants, so that the connection can serve again."""
+    try:
+        response.read(_DRAIN_BYTES, decode_content=False)
+    except (HTTPError, HTTPException, OSError):
+        response.close()
+
+
+def _refused(error: Exception, status: int | None = None) -> Refused:
+    """What went wrong on the way, as a drop reason. The cause counts, not the wrapping that urllib3 gives it."""
+    causes = [error, *(a for a in error.args if isinstance(a, Exception))]
+    if isinstance(error, PoolTimeout | TimeoutError) or any(isinstance(c, TimeoutError) for c in causes):
+        return Refused(DropReason.TIMEOUT, "timed out", status=status, transient=True)
+    if isinstance(error, SSLError):
+        return Refused(DropReason.TLS, f"TLS: {error.args[0] if error.args else error}"[:300], status=status)
+    if any(isinstance(c, OSError | IncompleteRead) for c in causes):
+        return Refused(DropReason.CONNECT, "connection closed before the answer was complete", status=status, transient=True)
+    kind = causes[-1] if isinstance(error, ProtocolError) else error
+    return Refused(DropReason.HTTP_ERROR, f"not valid HTTP: {type(kind).__name__}", status=status)

@@ -1,0 +1,143 @@
+"""What the fetched bytes are: type and size from the header before anything is decoded, hashes, and the way back to plain pixels.
+
+In: bytes. Out: a Header, or Refused with its drop reason. Guaranteed: nothing is decoded here before type, bytes, pixels, side and
+aspect were accepted. What does not belong here: fetching, resizing (img2dataset's Resizer, wired in ``engine.py``).
+
+What cv2 does, and what is done about it: ``imdecode(IMREAD_UNCHANGED)``, which img2dataset calls, ignores EXIF orientation and keeps
+16 bits, which its JPEG encoder then saturates to white. So ``plain`` turns the few images of either kind upright and to 8 bits
+losslessly before the Resizer sees them: stored images and ``original_width``/``original_height`` have the orientation applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pdqhash
+from PIL import Image, UnidentifiedImageError
+
+from wat2mds.drops import DropReason
+from wat2mds.settings import DownloadSettings
+from wat2mds.stages.download.refusal import Refused
+
+_ORIENTATION = 274  # EXIF tag, 1 to 8; 5 to 8 swap the sides
+# The turns and flips of EXIF 2.3, 4.6.4, table 6: cv2's rotate code, and whether it is mirrored left to right afterwards.
+_UPRIGHT: dict[int, tuple[int | None, bool]] = {
+    2: (None, True),
+    3: (cv2.ROTATE_180, False),
+    4: (cv2.ROTATE_180, True),
+    5: (cv2.ROTATE_90_CLOCKWISE, True),
+    6: (cv2.ROTATE_90_CLOCKWISE, False),
+    7: (cv2.ROTATE_90_COUNTERCLOCKWISE, True),
+    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, False),
+}
+# The project's limit is download.max_pixels, tested in ``inspect``; Pillow's own would come as a warning or as another exception.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image says of itself; the size as it is stored, before orientation."""
+
+    mime: str
+    width: int
+    height: int
+    orientation: int
+    deep: bool  # 16 bits a channel
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """Of the bytes as fetched, hex."""
+
+    md5: str
+    sha1: str
+    sha256: str
+
+
+def hashes(data: bytes) -> Hashes:
+    # md5 and sha1 are what the hash lists in use hold; nothing here relies on their strength.
+    return Hashes(
+        hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def inspect(data: bytes, settings: DownloadSettings) -> Header:
+    """Type and size, tested against the settings. Raises Refused; messages are img2dataset's where it has one."""
+    if len(data) < settings.min_bytes:
+        raise Refused(DropReason.TOO_SMALL_BYTES, f"fewer than {settings.min_bytes} bytes")
+    header = _header(data, settings.formats)
+    width, height = header.width, header.height
+    if width < 1 or height < 1:
+        raise Refused(DropReason.DECODE, "Image decoding error")
+    if width * height > settings.max_pixels:
+        raise Refused(DropReason.TOO_MANY_PIXELS, "image area too large")
+    if min(width, height) < settings.min_image_size:
+        raise Refused(DropReason.TOO_SMALL_SIDE, "image too small")
+    if settings.max_aspect_ratio is not None and max(width, height) / min(width, height) > settings.max_aspect_ratio:
+        raise Refused(DropReason.ASPECT, "aspect ratio too large")
+    return header
+
+
+def _header(data: bytes, formats: tuple[str, ...]) -> Header:
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            try:
+                orientation = int(image.getexif().get(_ORIENTATION, 1))
+            except Exception:  # damaged EXIF is no reason to lose the image
+                orientation = 1
+            deep = image.mode.startswith("I;16") or (image.format == "PNG" and data[24] == 16)
+            mime = Image.MIME.get(image.format or "", f"image/{(image.format or '').lower()}")
+            return Header(mime, image.width, image.height, orientation, deep)
+    except UnidentifiedImageError as error:
+        raise Refused(DropReason.NOT_IMAGE, f"not an image of a format in {', '.join(formats)}") from error
+    except Exception as error:  # parsers of untrusted bytes raise whatever they like
+        raise Refused(DropReason.DECODE, f"Image decoding error: {type(error).__name__}") from error
+
+
+def plain(data: bytes, header: Header) -> bytes | None:
+    """The image upright and in 8 bits as lossless PNG, where it is not so already; None where the bytes can be taken as they are.
+
+    Raises Refused.
+    """
+    turn = _UPRIGHT.get(header.orientation)
+    if turn is None and not header.deep:
+        return None
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise Refused(DropReason.DECODE, "Image decoding error")
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if turn is not None:
+        rotation, mirrored = turn
+        pixels = pixels if rotation is None else cv2.rotate(pixels, rotation)
+        pixels = cv2.flip(pixels, 1) if mirrored else pixels
+    encoded, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    if not encoded:
+        raise Refused(DropReason.DECODE, "Image decoding error")
+    return png.tobytes()
+
+
+def content_box(width: int, height: int, original_width: int, original_height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the picture in a stored image that was padded to a square (resize_mode border)."""
+    scale = max(original_width, original_height) / max(width, height)
+    inner_width, inner_height = min(width, round(original_width / scale)), min(height, round(original_height / scale))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + max(1, inner_width), top + max(1, inner_height)
+
+
+def pdq(stored: bytes, box: tuple[int, int, int, int] | None) -> tuple[str, int]:
+    """PDQ hash (hex) and quality of a stored image; of the part in ``box``, because a border is not in anyone's hash list."""
+    pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise Refused(DropReason.DECODE, "Image decoding error")
+    if box is not None:
+        left, top, right, bottom = box
+        pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
+    bits, quality = pdqhash.compute(pixels)
+    return np.packbits(bits.astype(np.uint8)).tobytes().hex(), int(quality)

@@ -1,0 +1,18 @@
+"""Why one image was not fetched or not accepted: the stage's only exception for one pair; it ends as a row, never as a failure.
+
+What does not belong here: failures of the unit (``errors.py``).
+"""
+
+from __future__ import annotations
+
+from wat2mds.drops import DropReason
+
+
+class Refused(Exception):
+    """``reason`` counts in the funnel, the message stands in the row; ``transient``: another try may succeed."""
+
+    def __init__(self, reason: DropReason, message: str, *, status: int | None = None, transient: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
+        self.transient = transient

@@ -1,0 +1,92 @@
+"""What a site says about being crawled: robots.txt, X-Robots-Tag, tdm-reservation.
+
+Pure functions on texts and headers, and the cache of each host's robots.txt. What does not belong here: how robots.txt is fetched
+(``fetch.py`` passes the function), and refusing images for other reasons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from protego import Protego
+
+from wat2mds.drops import DropReason
+from wat2mds.stages.download.once import Once
+from wat2mds.stages.download.refusal import Refused
+
+AGENT = "wat2mds"  # the product token that groups of robots.txt and sections of X-Robots-Tag may name
+MAX_ROBOTS_BYTES = 500 * 1024  # RFC 9309 2.5: at least 500 KiB are parsed; what follows is not
+_KEEP_SECONDS = 24 * 3600  # RFC 9309 2.4: not used for more than 24 hours
+_KEEP_MOST = 4096
+# "none" stands for "noindex, nofollow" in the documents of the search engines that defined the header.
+_REFUSING = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+# Directives that hold a colon themselves; any other word before a colon names an agent.
+_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_AGENT_NAME = re.compile(r"[a-z][a-z0-9_.*-]*|\*")
+
+
+def x_robots_refusal(headers: Iterable[str], agent: str = AGENT) -> str | None:
+    """The directive that refuses, among all X-Robots-Tag headers of an answer.
+
+    ``noai, otherbot: noindex, nofollow``: an agent's name opens a section that lasts to the header's end or to the next name.
+    """
+    for header in headers:
+        section = "*"
+        for part in header.lower().split(","):
+            name, colon, rest = part.strip().partition(":")
+            directive = name.strip()
+            if colon and directive not in _VALUED and _AGENT_NAME.fullmatch(directive):
+                section, directive = directive, rest.strip()
+            if section in ("*", agent) and directive in _REFUSING:
+                return directive
+    return None
+
+
+def tdm_reserved(headers: Iterable[str]) -> bool:
+    """TDM Reservation Protocol (W3C community report, 2024), the HTTP header: 1 reserves the rights."""
+    return any(value.strip() == "1" for value in headers)
+
+
+class RobotsTexts:
+    """Rules of every host, fetched once. ``fetch(authority URL)`` gives status and text, or raises Refused."""
+
+    def __init__(self, fetch: Callable[[str], tuple[int, bytes]], threads: int) -> None:
+        self._fetch = fetch
+        self._rules: Once[str, Protego | Refused | None] = Once(
+            self._read, threads=threads, seconds=_KEEP_SECONDS, most=_KEEP_MOST
+        )
+
+    def check(self, authority: str, url: str, wait: float) -> None:
+        """Raises Refused where the rules of ``authority`` (``https://host:port``) disallow the URL, or cannot be known."""
+        try:
+            rules = self._rules.get(authority, wait)
+        except TimeoutError:
+            raise Refused(DropReason.TIMEOUT, "robots.txt did not arrive in time") from None
+        if isinstance(rules, Refused):
+            raise Refused(rules.reason, str(rules), status=rules.status)
+        if rules is not None and not rules.can_fetch(url, AGENT):
+            raise Refused(DropReason.ROBOTS, "disallowed by robots.txt")
+
+    def _read(self, authority: str) -> Protego | Refused | None:
+        """RFC 9309 2.3.1: 4xx and too many redirects mean no rules; 5xx and unreachable mean that all is disallowed."""
+        try:
+            status, text = self._fetch(f"{authority}/robots.txt")
+        except Refused as refused:
+            if refused.reason is DropReason.REDIRECTS:
+                return None
+            # A host that cannot be reached is counted for that, not as one that forbids.
+            return Refused(refused.reason, f"robots.txt: {refused}", status=refused.status)
+        if 200 <= status < 300:
+            return parse(text)
+        if 400 <= status < 500:
+            return None
+        return Refused(DropReason.ROBOTS, f"robots.txt is unavailable: HTTP {status}", status=status)
+
+
+def parse(text: bytes) -> Protego | Refused:
+    """The first 500 KiB of a robots.txt; a text that no parser takes disallows, as one that is unavailable does."""
+    try:
+        return Protego.parse(text[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"))
+    except Exception as error:
+        return Refused(DropReason.ROBOTS, f"robots.txt cannot be parsed: {error}")

@@ -1,0 +1,301 @@
+"""Records of a WAT file, whatever its state: gzip of one or many members, or plain; with lengths that lie, and damage in between.
+
+In: a seekable binary stream. Out: its records in order, and what could not be read. Guaranteed: iteration ends, never raises for
+damaged content, says where bytes were lost, resumes at the next gzip member or the next line that begins a record, and holds no
+more than one window and one record of at most ``max_bytes`` in memory. What does not belong here: what a record's JSON says.
+
+Why not fastwarc: a lying Content-Length makes it swallow the records that follow, whatever their size, and it does not say where a
+member ends. Inflating with ISA-L costs what fastwarc's bare read costs (tests/benchmarks/extract.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from isal import isal_zlib
+
+MAX_RECORD_BYTES = 64 << 20  # Common Crawl cuts pages at 1 MiB (5 MiB since 2025); the JSON of their links stays far below this
+_BROKEN: Any = isal_zlib.error  # its stub does not call it an exception
+_MAGIC = b"\x1f\x8b\x08"
+_WINDOW = 1 << 20
+# What a decompressor is fed at once: most members fit, and what it hands back unused is copied.
+_SLICE = 16 << 10
+_MAX_HEAD = 64 << 10
+_STRADDLE = 16
+_GAP = re.compile(rb"(?:[\r\n \t\x00]|\xef\xbb\xbf)*")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?(?:\n|$)", re.IGNORECASE)
+_LENGTH_AS_WRITTEN = re.compile(rb"\nContent-Length: (\d{1,18})\r")
+_BOUNDARY = re.compile(rb"\n(?=WARC/[01]\.\d+\r?\n)")
+
+
+class Record(NamedTuple):
+    """One record: ``text[begin:start]`` is its head, ``text[start:end]`` its block; copied only where they are wanted.
+
+    ``offset`` is that of its gzip member, or its own in a plain file. ``exact``: the block is as long as Content-Length says;
+    otherwise it reaches to the next record, the member's or the file's end.
+    """
+
+    offset: int
+    text: bytes
+    begin: int
+    start: int
+    end: int
+    exact: bool
+
+    @property
+    def head(self) -> bytes:
+        return self.text[self.begin : self.start]
+
+    @property
+    def data(self) -> bytes:
+        return self.text[self.start : self.end]
+
+
+class Damage(NamedTuple):
+    """Bytes that could not be read: where, how many of the file's, and why. Counts as one lost record."""
+
+    offset: int
+    size: int
+    detail: str
+    truncated: bool = False
+
+
+def read_records(stream: BinaryIO, size: int, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record | Damage]:
+    """All records of a seekable binary stream of ``size`` bytes."""
+    source = _Source(stream, size)
+    if source.at(_MAGIC):
+        yield from _read_gzip(source, _Framer(max_bytes, linear=False))
+        return
+    framer = _Framer(max_bytes, linear=True)
+    while window := source.take(_WINDOW):
+        yield from framer.feed(bytes(window), source.position - len(window))
+    yield from framer.finish()
+
+
+def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
+    damage: Damage | None = None  # damage upon damage is one
+    while source.position < source.size:
+        start = kept = source.position
+        begins = True
+        try:
+            for piece, ends in _inflate(source):
+                record = _only_record(piece, start) if begins and ends and framer.empty else None
+                if record is not None:
+                    if damage is not None:
+                        yield damage
+                        damage = None
+                    yield record
+                    break
+                for found in framer.feed(piece, start, begins=begins, ends=ends):
+                    if damage is not None:
+                        yield damage
+                        damage = None
+                    yield found
+                    kept = source.position
+                begins = False
+            continue
+        except _BROKEN as error:
+            detail, truncated = f"gzip member damaged: {error}", False
+        except EOFError:
+            detail, truncated = "the file ends within a gzip member", True
+        framer.forget()
+        origin = kept if damage is None else damage.offset
+        source.find(_MAGIC, max(start + 1, kept))
+        ended = source.position >= source.size
+        damage = Damage(origin, source.position - origin, detail if damage is None else damage.detail, truncated and ended)
+    yield from framer.finish()
+    if damage is not None:
+        yield damage
+
+
+def _inflate(source: _Source) -> Iterator[tuple[bytes, bool]]:
+    """The pieces of the gzip member at the source's position, and whether each is the last. Raises isal_zlib.error or EOFError."""
+    inflater: Any = isal_zlib.decompressobj(wbits=31)
+    while not inflater.eof:
+        window = source.take(_SLICE)
+        if not window:
+            raise EOFError
+        piece = inflater.decompress(window)
+        if inflater.eof:
+            source.give_back(len(inflater.unused_data))
+        yield piece, inflater.eof
+
+
+def _only_record(piece: bytes, offset: int) -> Record | None:
+    """The record that a gzip member holds, if it is one as Common Crawl writes it: nearly all are, so they take the short way."""
+    head = piece.find(b"\r\n\r\n", 0, _MAX_HEAD)
+    length = _LENGTH_AS_WRITTEN.search(piece, 0, head + 2)
+    if head < 0 or length is None or not piece.startswith(b"WARC/"):
+        return None
+    end = head + 4 + int(length[1])
+    if len(piece) != end + 4 or not piece.endswith(b"\r\n\r\n"):
+        return None
+    return Record(offset, piece, 0, head + 4, end, True)
+
+
+class _Source:
+    """A stream in windows: taken in slices, given back in part."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.size = size
+        self._stream = stream
+        self._window = memoryview(b"")
+        self._start = 0  # of the window in the stream
+        self._at = 0  # within the window
+
+    @property
+    def position(self) -> int:
+        return self._start + self._at
+
+    def take(self, size: int) -> memoryview:
+        """At most ``size`` bytes; none at the end only."""
+        if self._at >= len(self._window):
+            self._start += len(self._window)
+            self._at = 0
+            self._window = memoryview(bytes(self._stream.read(_WINDOW)))
+        part = self._window[self._at : self._at + size]
+        self._at += len(part)
+        return part
+
+    def give_back(self, size: int) -> None:
+        self._at -= size
+
+    def at(self, prefix: bytes) -> bool:
+        """Whether the stream begins so; asked at its start."""
+        part = self.take(_WINDOW)
+        self.give_back(len(part))
+        return bytes(part[: len(prefix)]) == prefix
+
+    def find(self, wanted: bytes, offset: int) -> None:
+        """Go to the first ``wanted`` at or after an offset, or to the end."""
+        while offset < self.size:
+            self._stream.seek(offset)
+            window = bytes(self._stream.read(_WINDOW))
+            found = window.find(wanted)
+            if found >= 0 or len(window) < len(wanted):
+                self._window, self._start, self._at = memoryview(window), offset, max(found, 0)
+                if found >= 0:
+                    return
+                break
+            offset += len(window) - len(wanted) + 1
+        self._window, self._start, self._at = memoryview(b""), self.size, 0
+
+
+class _Framer:
+    """Cuts inflated bytes into records. A record may span pieces, and gzip members where the next one begins no record."""
+
+    def __init__(self, max_bytes: int, linear: bool) -> None:
+        self._max = max_bytes
+        self._linear = linear
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is not yet a record."""
+        self._pieces: list[bytes] = []
+        self._marks: list[tuple[int, int]] = []  # (position in the buffer, offset in the file)
+        self._size = 0
+        self._need = 0
+        self._lost: Damage | None = None  # bytes that are no record, until the next one begins
+
+    @property
+    def empty(self) -> bool:
+        return not self._size and self._lost is None
+
+    def feed(self, piece: bytes, offset: int, begins: bool = False, ends: bool = False) -> Iterator[Record | Damage]:
+        """The records that are complete with this piece; ``begins`` and ``ends``: it is a gzip member's first, its last."""
+        if begins and self._size and piece.startswith(b"WARC/"):
+            yield from self._cut(final=True, ends=True)
+        self._marks.append((self._size, offset))
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if ends or self._size >= self._need:
+            yield from self._cut(final=False, ends=ends)
+
+    def finish(self) -> Iterator[Record | Damage]:
+        """The rest, when nothing more will come."""
+        yield from self._cut(final=True, ends=True)
+
+    def _cut(self, final: bool, ends: bool) -> Iterator[Record | Damage]:
+        data = b"".join(self._pieces)
+        position, size = 0, len(data)
+        need = 0
+        while True:
+            position = _GAP.match(data, position).end()  # type: ignore[union-attr]
+            if position >= size:
+                break
+            if size - position < 5 and not final:
+                need = size + 5
+                break
+            head = _HEAD_END.search(data, position, position + _MAX_HEAD) if data.startswith(b"WARC/", position) else None
+            if head is None:
+                if data.startswith(b"WARC/", position) and size - position < _MAX_HEAD and not final:
+                    need = position + min(_MAX_HEAD, 2 * (size - position))
+                    break
+                position = self._skip(data, position, final, "bytes that begin no WARC record")
+                if not final and size - position <= _STRADDLE:
+                    need = size + 1
+                    break
+                continue
+            start = head.end()
+            length = _LENGTH.search(data, position, head.start())
+            end = start + int(length[1]) if length else -1
+            if size < end <= start + self._max and not final:
+                need = end + 4
+                break
+            exact = False
+            if 0 <= end <= size:
+                after = _GAP.match(data, end).end()  # type: ignore[union-attr]
+                exact = after >= size or data.startswith(b"WARC/", after)
+                if not final and not ends and after - end < 4 and size - after < 5:
+                    need = size + 5
+                    break
+            if not exact:
+                boundary = _BOUNDARY.search(data, start - 1)
+                if boundary:
+                    end = boundary.start() + 1
+                elif final:
+                    end = size
+                elif size - start < self._max:
+                    need = 2 * size
+                    break
+                else:
+                    position = self._skip(data, position, final, f"a record of more than {self._max:,} bytes")
+                    continue
+            if self._lost is not None:
+                yield self._lost
+                self._lost = None
+            yield Record(self._offset(position), data, position, start, end, exact)
+            position = end
+        self._keep(data, position, need)
+        if final and self._lost is not None:
+            yield self._lost
+            self._lost = None
+
+    def _skip(self, data: bytes, position: int, final: bool, detail: str) -> int:
+        """Where the next record may begin; what lies before it is lost."""
+        boundary = _BOUNDARY.search(data, position)
+        end = len(data) if final else max(position, len(data) - _STRADDLE)  # a record's first line may straddle two pieces
+        if boundary:
+            end = boundary.start() + 1
+        size = end - position if self._linear else 0  # of inflated bytes there is no telling
+        if self._lost is None:
+            self._lost = Damage(self._offset(position), size, detail)
+        else:
+            self._lost = self._lost._replace(size=self._lost.size + size)
+        return end
+
+    def _offset(self, position: int) -> int:
+        mark, offset = next(mark for mark in reversed(self._marks) if mark[0] <= position)
+        return offset + position - mark if self._linear else offset
+
+    def _keep(self, data: bytes, position: int, need: int) -> None:
+        rest = data[position:]
+        if not rest:
+            self._pieces, self._marks, self._size, self._need = [], [], 0, 0
+            return
+        marks = [(max(mark - position, 0), offset) for mark, offset in self._marks if mark > position]
+        self._marks = [(0, self._offset(position)), *marks]
+        self._pieces, self._size, self._need = [rest], len(rest), need - position

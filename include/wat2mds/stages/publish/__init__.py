@@ -1,0 +1,237 @@
+"""publish: the whole WAT files of a batch become a new version of the dataset, in one atomic commit.
+
+In: the manifests of upload. Out: the Delta table's rows of exactly these WAT files replaced, ``versions/N/index.<digest>.json`` (the merged
+MDS index), then ``versions/N/version.json``, whose conditional create is the commit; last the derived ``index.json`` of the dataset's
+folder. Guaranteed: a version is the newest one before it with these WAT files' units in place of their old ones, and its Delta
+version holds exactly its rows, as read back after the commit; of two publishers at once the later number holds both; a publish
+that was killed anywhere is completed by the next one; publishing what the newest version holds already makes no version.
+What does not belong here: uploading objects (upload), removing unreferenced ones, the funnel's verdict (report).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wat2mds import __version__
+from wat2mds.errors import ConfigError, DataError, TransientError
+from wat2mds.lineage import ancestry
+from wat2mds.manifest import Manifest
+from wat2mds.settings import Settings, digest
+from wat2mds.stages.publish.index import merge_index
+from wat2mds.stages.publish.table import MetadataTable, Moved
+from wat2mds.store import Layout, Store, join
+from wat2mds.versions import (
+    PublishedUnit,
+    StoredObject,
+    Version,
+    newest_number,
+    newest_version,
+    published_flow,
+    read_index,
+    read_version,
+)
+
+log = logging.getLogger(__name__)
+STAGE = "publish"
+# Each try that fails means that another publisher succeeded meanwhile; with this many at once something else is wrong.
+_TRIES = 60
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publish did. ``units`` are the WAT files it was asked to publish, by key."""
+
+    version: Version
+    dataset: str
+    units: list[str]
+    done_before: bool
+
+    @property
+    def uri(self) -> str:
+        return join(self.dataset, Layout.version_path(self.version.number))
+
+    def summary(self) -> dict[str, Any]:
+        """The last line of the stage's output."""
+        flows = {key: asdict(published_flow(self.version, key)) for key in self.units}
+        return {
+            "stage": STAGE,
+            "version": self.version.number,
+            "uri": self.uri,
+            "dataset": self.dataset,
+            "samples": self.version.samples,
+            "counts": {
+                "uploaded": sum(flow["entered"] for flow in flows.values()),
+                "published": sum(flow["left"] for flow in flows.values()),
+            },
+            "drops": {},
+            "flows": flows,
+            "missing": self.version.missing,
+            "done_before": self.done_before,
+        }
+
+
+def run(
+    uploads: Sequence[Manifest],
+    dataset_url: str,
+    settings: Settings,
+    *,
+    batch: str = "",
+    missing: Sequence[str] = (),
+) -> Published:
+    """Publish whole WAT files; ``missing`` are the keys (``versions.unit_key``) of those of the batch that are not whole."""
+    if not uploads:
+        raise DataError(
+            f"no WAT file of {batch or 'this batch'} is uploaded ({len(missing)} missing): nothing to publish. "
+            f"The tasks before publish say why; clear the failed ones"
+        )
+    dataset = Store(dataset_url)
+    ours = {unit.key: unit for unit in (_unit(upload, dataset, settings) for upload in uploads)}
+    if len(ours) != len(uploads):
+        raise ConfigError("a WAT file is given twice: name one upload manifest for each")
+    with tempfile.TemporaryDirectory() as temporary:
+        table = MetadataTable(dataset.url, Path(temporary))
+        _require_objects(dataset, ours.values())
+        _require_distinct_uids([table.rows(unit) for unit in ours.values()])
+        for attempt in range(_TRIES):
+            newest = newest_version(dataset.url)
+            if newest is not None and _holds(newest, ours):
+                refresh_derived(dataset.url)
+                return Published(newest, dataset.url, sorted(ours), done_before=attempt == 0)
+            try:
+                version = _try_publish(dataset, table, newest, ours, settings, (batch, missing))
+            except Moved as moved:
+                log.info("another publisher was at work (%s): again, on the newest version", moved)
+                version = None
+            if version is not None:
+                refresh_derived(dataset.url)
+                log.info("published version %d: %d samples in %d WAT files", version.number, version.samples, len(version.units))
+                return Published(version, dataset.url, sorted(ours), done_before=False)
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+    raise TransientError(f"{dataset.url}: {_TRIES} other publishers were faster; try again when fewer publish at once")
+
+
+def refresh_derived(dataset_url: str) -> None:
+    """Write what is derived from the newest version: the dataset folder's own index.json. Never ahead of the record."""
+    dataset = Store(dataset_url)
+    number = newest_number(dataset_url)
+    while number is not None:
+        dataset.write("index.json", read_index(dataset_url, read_version(dataset_url, number)))
+        # Looked at again after the write: whoever writes last also sees the newest version, and puts it right.
+        now = newest_number(dataset_url)
+        if now == number:
+            return
+        number = now
+
+
+def _try_publish(
+    dataset: Store,
+    table: MetadataTable,
+    newest: Version | None,
+    ours: dict[str, PublishedUnit],
+    settings: Settings,
+    asked: tuple[str, Sequence[str]],
+) -> Version | None:
+    """One attempt on top of ``newest``; None if another publisher took the number. Raises Moved if the table moved on."""
+    before = newest.units if newest is not None else {}
+    desired = before | ours
+    delta_version, files = table.bring_to(desired)
+    units = {key: replace(unit, table_files=files.get(key, [])) for key, unit in sorted(desired.items())}
+
+    number = newest.number + 1 if newest is not None else 1
+    base = read_index(dataset.url, newest) if newest is not None else None
+    content = merge_index(dataset, base, before, units)
+    # Named by content: two publishers that try for the same number cannot overwrite each other's.
+    path = f"versions/{number:06d}/index.{digest(hashlib.sha256(content).hexdigest())}.json"
+    dataset.write(path, content)
+
+    batch, missing = asked
+    absent = set(newest.missing if newest is not None else ()) | set(missing)
+    record = Version(
+        number=number,
+        delta_version=delta_version,
+        index=StoredObject(path, len(content), hashlib.sha256(content).hexdigest()),
+        units=units,
+        missing=sorted(absent - set(units)),
+        published_units=sorted(ours),
+        batch=batch,
+        profile=settings.profile,
+        settings=json.loads(settings.to_json()),
+        settings_digest=_settings_digest(settings),
+        clip_model=f"{settings.filter.clip_model}/{settings.filter.clip_pretrained}",
+        code=f"wat2mds {__version__}",
+        published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return record if dataset.create(Layout.version_path(number), record.to_json()) else None
+
+
+def _unit(upload: Manifest, dataset: Store, settings: Settings) -> PublishedUnit:
+    if upload.extra.get("dataset") != dataset.url:
+        raise ConfigError(
+            f"{upload.url} went to {upload.extra.get('dataset')}, not to {dataset.url}: run upload to this dataset first"
+        )
+    line = ancestry(upload)
+    return PublishedUnit(
+        unit_name=upload.extra["unit_name"],
+        snapshot=upload.unit["snapshot"],
+        segment=upload.unit["segment"],
+        wat_file=upload.unit["wat_file"],
+        samples=upload.extra["samples"],
+        shards=upload.extra["shards"],
+        digests={manifest.stage: manifest.digest for manifest in line},
+        flows=[{"stage": manifest.stage, **asdict(flow)} for manifest in line for flow in manifest.flows],
+        objects=[StoredObject(**entry) for entry in upload.extra["objects"]],
+        profile=settings.profile,
+        settings=_settings_digest(settings),
+    )
+
+
+def _holds(version: Version, ours: dict[str, PublishedUnit]) -> bool:
+    """Whether a version holds these units, made by the same code from the same settings."""
+    kept = {key: version.units.get(key) for key in ours}
+    return all(
+        found is not None and (found.unit_name, found.digests.get("upload")) == (unit.unit_name, unit.digests.get("upload"))
+        for found, unit in zip(kept.values(), ours.values(), strict=True)
+    )
+
+
+def _require_objects(dataset: Store, units: Sequence[PublishedUnit] | Any) -> None:
+    """Upload verified every object; that they are still there costs two listings a unit."""
+    for unit in units:
+        sizes = {
+            entry.path: entry.size for kind in ("shards", "embeddings") for entry in dataset.walk(f"{kind}/{unit.unit_name}")
+        }
+        for entry in unit.objects:
+            if sizes.get(entry.path) != entry.size:
+                raise TransientError(
+                    f"{join(dataset.url, entry.path)} is gone or has another size since its upload: clear the upload task of {unit.key}"
+                )
+
+
+def _require_distinct_uids(paths: Sequence[Path]) -> None:
+    """The ledger gives a uid to one WAT file only; a batch that breaks this must not be published."""
+    uids = pa.chunked_array([c for path in paths for c in pq.read_table(path, columns=["uid"])["uid"].chunks], pa.string())
+    counts = pc.value_counts(uids)
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise DataError(
+            f"{len(twice)} uids stand in the batch more than once, e.g. {', '.join(twice[:5].to_pylist())}: nothing was published. "
+            f"The ledger was bypassed or lost; run dedup of this batch again"
+        )
+
+
+def _settings_digest(settings: Settings) -> str:
+    return digest(json.loads(settings.to_json()))

@@ -1,0 +1,186 @@
+"""The metadata table of a dataset: a Delta table partitioned by WAT file, brought to hold exactly given units.
+
+In: units with their uploaded metadata objects. Out: a Delta version and each unit's files in it. Guaranteed: the Delta version returned
+was read back after its commit and holds these units' rows and no others; only WAT files whose rows differ are rewritten, in one commit;
+old versions stay readable, since neither the log nor replaced files expire by themselves. What does not belong here: which units make
+a version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from wat2mds.errors import DataError, TransientError
+from wat2mds.schema import METADATA
+from wat2mds.store import Layout, Store, join
+from wat2mds.versions import PublishedUnit, TableFile, table_location, unit_key
+
+log = logging.getLogger(__name__)
+PARTITION = ("snapshot", "segment", "wat_file")
+# Delta knows microseconds only; the values are the same seconds.
+SCHEMA = pa.schema([f.with_type(pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(f.type) else f for f in METADATA.schema])
+# Versions are named for good: the log must not expire. Statistics for what readers select by, the other columns have none.
+CONFIGURATION: dict[str, str | None] = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+    "delta.dataSkippingStatsColumns": "uid,laion_hash,language,similarity,punsafe,pwatermark,aesthetic,width,height,"
+    "original_width,original_height,shard,shard_row",
+}
+# What tells that a file holds a unit's rows: which samples, and where in its shards each lies.
+_WITNESS = ["uid", "shard", "shard_row"]
+
+
+class Moved(Exception):
+    """Another publisher committed to the table meanwhile; look again."""
+
+
+class MetadataTable:
+    """The Delta table of one dataset; ``folder`` is scratch space for metadata objects."""
+
+    def __init__(self, dataset_url: str, folder: Path) -> None:
+        self.dataset = Store(dataset_url)
+        self.files = Store(Layout.of(dataset_url).metadata)
+        self.uri, self.options = table_location(dataset_url)
+        self.folder = folder
+
+    def rows(self, unit: PublishedUnit) -> Path:
+        """A unit's metadata object as a local file, checked. Raises TransientError where it is not what was uploaded."""
+        entry = unit.object_ending("/metadata_0.parquet")
+        path = self.folder / f"{unit.unit_name}.{entry.sha256[:12]}.parquet"
+        if not path.exists():
+            content = self.dataset.read(entry.path)
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise TransientError(
+                    f"{join(self.dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}"
+                )
+            path.write_bytes(content)
+        return path
+
+    def bring_to(self, units: Mapping[str, PublishedUnit]) -> tuple[int, dict[str, list[TableFile]]]:
+        """Make the table hold exactly these units. Returns the Delta version that does, and each unit's files.
+
+        Raises Moved when another publisher's commit came between.
+        """
+        try:
+            table = self._open()
+            held = files_by_unit(table)
+            wrong = sorted(key for key in units.keys() | held.keys() if not self._right(units.get(key), held.get(key, [])))
+            if not wrong:
+                return table.version(), held
+            log.info("metadata table: rows of %d WAT files are replaced, on Delta version %d", len(wrong), table.version())
+            self._replace(table, wrong, [units[key] for key in wrong if key in units])
+            # Looked at anew: what was committed may have been rebased onto another publisher's commit.
+            table = DeltaTable(self.uri, version=table.version(), storage_options=self.options)
+            held = files_by_unit(table)
+            still = sorted(key for key in units.keys() | held.keys() if not self._right(units.get(key), held.get(key, [])))
+        except CommitFailedError as error:
+            raise Moved(f"metadata table: {_first_line(error)}") from error
+        except (DeltaError, OSError) as error:
+            raise TransientError(f"metadata table {self.uri}: {_first_line(error)}") from error
+        if still:
+            raise Moved(f"metadata table: Delta version {table.version()} holds other rows of {', '.join(still[:3])}")
+        return table.version(), held
+
+    def _open(self) -> DeltaTable:
+        try:
+            return DeltaTable(self.uri, storage_options=self.options)
+        except TableNotFoundError:
+            pass
+        try:
+            return DeltaTable.create(
+                self.uri,
+                schema=SCHEMA,
+                partition_by=list(PARTITION),
+                mode="error",
+                name="metadata",
+                description="one row a published sample; read it at the Delta version that a version record names",
+                configuration=CONFIGURATION,
+                storage_options=self.options,
+            )
+        except DeltaError as error:
+            try:  # another publisher created it first
+                return DeltaTable(self.uri, storage_options=self.options)
+            except TableNotFoundError:
+                raise error from None
+
+    def _replace(self, table: DeltaTable, keys: Sequence[str], units: Sequence[PublishedUnit]) -> None:
+        """One commit: all rows of these WAT files out, these units' rows in; the rows are streamed."""
+        write_deltalake(
+            table,
+            pa.RecordBatchReader.from_batches(SCHEMA, self._batches(units)),
+            mode="overwrite",
+            predicate=_predicate(keys),
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
+        )
+
+    def _batches(self, units: Sequence[PublishedUnit]) -> Iterator[pa.RecordBatch]:
+        for unit in units:
+            with pq.ParquetFile(self.rows(unit)) as file:
+                if not file.schema_arrow.equals(METADATA.schema):
+                    raise DataError(f"{unit.unit_name}: metadata_0.parquet is not of the schema METADATA; run convert again")
+                for batch in file.iter_batches(8192):
+                    yield from pa.Table.from_batches([batch]).cast(SCHEMA).to_batches()
+
+    def _right(self, unit: PublishedUnit | None, files: Sequence[TableFile]) -> bool:
+        """Whether these files hold a unit's rows: those that the record names, or else by reading them."""
+        if unit is None or sum(file.rows for file in files) != unit.samples:
+            return unit is None and not files
+        if unit.table_files and sorted(unit.table_files, key=_path) == sorted(files, key=_path):
+            return True
+        if not files:
+            return True
+        return bool(self._witness(files).equals(_sorted(pq.read_table(self.rows(unit), columns=_WITNESS))))
+
+    def _witness(self, files: Sequence[TableFile]) -> pa.Table:
+        tables = [pq.read_table(pa.BufferReader(self.files.read(file.path)), columns=_WITNESS) for file in files]
+        schema = pa.schema([METADATA.schema.field(name) for name in _WITNESS])
+        return _sorted(pa.concat_tables(table.cast(schema) for table in tables))
+
+
+def files_by_unit(table: DeltaTable) -> dict[str, list[TableFile]]:
+    """The table's files by WAT file, from the add actions of its Delta version."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    columns = [actions[name].to_pylist() for name in (*(f"partition.{name}" for name in PARTITION), "path", "num_records")]
+    held: dict[str, list[TableFile]] = {}
+    for snapshot, segment, wat_file, path, rows in zip(*columns, strict=True):
+        held.setdefault(unit_key(snapshot, segment, wat_file), []).append(TableFile(unquote(path), rows))
+    return {key: sorted(files, key=_path) for key, files in sorted(held.items())}
+
+
+def _predicate(keys: Sequence[str]) -> str:
+    """SQL that selects the rows of these WAT files, by partition columns alone, so that whole files are replaced."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        head, _, number = key.rpartition(".")
+        snapshot, _, segment = head.partition(".")
+        groups.setdefault((snapshot, segment), []).append(number)
+    return " OR ".join(
+        f"(snapshot = {_quoted(snapshot)} AND segment = {_quoted(segment)} AND wat_file IN ({', '.join(map(_quoted, numbers))}))"
+        for (snapshot, segment), numbers in groups.items()
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    return table.sort_by([("shard", "ascending"), ("shard_row", "ascending"), ("uid", "ascending")]).combine_chunks()
+
+
+def _path(file: TableFile) -> str:
+    return file.path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
