@@ -1,0 +1,104 @@
+"""Commands about datasets and snapshots that are there: funnel, versions, verify, snapshots."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from wat2mds.cli.options import Dataset, Root, emit, quiet_libraries, store_root
+from wat2mds.errors import DataError
+from wat2mds.settings import deployment
+from wat2mds.snapshots import BATCH_SIZE, Registry
+from wat2mds.store import Layout, Store
+
+snapshots = typer.Typer(help="Common Crawl snapshots that this deployment knows.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (funnel, versions, verify):
+        app.command()(command)
+    app.add_typer(snapshots, name="snapshots")
+
+
+def _layout(root: str | None, dataset: str | None) -> Layout:
+    return Layout(store_root(root), dataset or deployment().dataset)
+
+
+def funnel(root: Root = None, dataset: Dataset = None) -> None:
+    """Print the funnels of a dataset's batches, as their reports stored them."""
+    layout = _layout(root, dataset)
+    store = Store(layout.reports)
+    names = [name for name in store.names()[0] if name.endswith(".json")]
+    if not names:
+        raise DataError(f"{layout.reports} holds no report: no run of this dataset has ended yet")
+    reports = [json.loads(store.read(name)) for name in names]
+    for report in reports:
+        typer.echo(f"{report['batch']} (version {report['version']}, {len(report['wat_files'])} WAT files)", err=True)
+        for line in report["funnel"]["lines"]:
+            drops = ", ".join(f"{reason} {count:,}" for reason, count in line["drops"].items())
+            count = f"{line['entered']:>9,} {line['source']:<9} -> {line['left']:>9,} {line['target']:<9}"
+            typer.echo(f"  {line['stage']:<9} {count} {drops}".rstrip(), err=True)
+    emit({"reports": {report["batch"]: report["funnel"] for report in reports}})
+
+
+def versions(root: Root = None, dataset: Dataset = None) -> None:
+    """List a dataset's versions."""
+    from wat2mds.versions import read_version, version_numbers
+
+    layout = _layout(root, dataset)
+    found = [read_version(layout.dataset, number) for number in version_numbers(layout.dataset)]
+    for version in found:
+        typer.echo(
+            f"{version.number:06d}  {version.published_at}  {version.samples:,} samples, {len(version.units)} WAT files", err=True
+        )
+    emit({"dataset": layout.dataset, "versions": {version.number: version.samples for version in found}})
+
+
+def verify(
+    root: Root = None,
+    dataset: Dataset = None,
+    version: Annotated[int | None, typer.Option(help="Version number. Default: the newest.")] = None,
+) -> None:
+    """Read every published sample back through StreamingDataset and compare with the version's record."""
+    quiet_libraries()
+    from wat2mds.reading import count_samples
+    from wat2mds.versions import read_version
+
+    layout = _layout(root, dataset)
+    record = read_version(layout.dataset, version)
+    emit({"dataset": layout.dataset, "version": record.number, "samples": count_samples(layout.dataset, record)})
+
+
+@snapshots.command("register")
+def register_snapshot(
+    name: Annotated[str, typer.Argument(help="Common Crawl's name, CC-MAIN-YYYY-WW.", metavar="SNAPSHOT")],
+    root: Root = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where crawl-data/ lies: URL or folder. Default: WAT2MDS_SOURCE.", metavar="URL")
+    ] = None,
+    collinfo: Annotated[str | None, typer.Option(help="List of snapshots. Default: WAT2MDS_COLLINFO.", metavar="URL")] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="WAT files in a batch; cannot be changed later.", min=1, max=BATCH_SIZE)
+    ] = BATCH_SIZE,
+) -> None:
+    """Make a snapshot known: from then on its batches can be scheduled, triggered and backfilled."""
+    place = deployment()
+    made = Registry(store_root(root)).register(
+        name, collinfo=collinfo or place.collinfo, source=source or place.source, batch_size=batch_size
+    )
+    batches = list(made.batches())
+    emit({"snapshot": made.id, "segments": len(made.segments), "batches": len(batches), "first_batch": batches[0].partition_key})
+
+
+@snapshots.command("list")
+def list_snapshots(root: Root = None) -> None:
+    """The registered snapshots, oldest first."""
+    found = Registry(store_root(root)).snapshots()
+    for snapshot in found:
+        files = sum(segment.wat_file_count for segment in snapshot.segments)
+        typer.echo(
+            f"{snapshot.id}  {len(snapshot.segments)} segments, {files:,} WAT files, batches of {snapshot.batch_size}", err=True
+        )
+    emit({"snapshots": [snapshot.id for snapshot in found]})

@@ -1,0 +1,203 @@
+"""Commands about whole runs: plan and report, which the DAG calls, and run, backfill and status, which ask Airflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from wat2mds import plan as plans
+from wat2mds.cli.options import Dataset, Overrides, Profile, Root, SettingsFile, emit, resolve_settings, store_root
+from wat2mds.deploy.follow import show_task
+from wat2mds.deploy.rest import AirflowClient
+from wat2mds.errors import ConfigError, DataError
+from wat2mds.imports import find_files, number_files
+from wat2mds.plan import choose_wat_files, estimate, parse_ranges, plan_run, require_import_name
+from wat2mds.report import make_report, require_green
+from wat2mds.settings import FIRST_STAGES, Settings, deployment
+from wat2mds.snapshots import Registry
+
+log = logging.getLogger(__name__)
+DAG = "build_dataset"
+WatFiles = Annotated[str, typer.Option(help="WAT files by number in the segment, as ranges: 0-9,17.", metavar="RANGES")]
+Segment = Annotated[str, typer.Option(help="Segment by Common Crawl's own number (0 to 99) or name.")]
+SnapshotName = Annotated[str | None, typer.Option(help="Registered snapshot, CC-MAIN-YYYY-WW. Default: the newest.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (plan, plan_import, report, run, backfill, status):
+        app.command(command.__name__.replace("_", "-"))(command)
+
+
+def plan(
+    snapshot: SnapshotName = None,
+    segment: Segment = "0",
+    wat_files: WatFiles = "0",
+    partition_key: Annotated[str | None, typer.Option(help="A whole batch, e.g. CC-MAIN-2023-50.1700679099281.67.b03.")] = None,
+    root: Root = None,
+    dataset: Dataset = None,
+    settings: SettingsFile = None,
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what a run covers: one unit a WAT file, with where each lies."""
+    place = deployment()
+    given = resolve_settings(settings, profile, overrides)
+    chosen = choose_wat_files(
+        Registry(store_root(root)), partition_key=partition_key, snapshot=snapshot, segment=segment, wat_files=wat_files
+    )
+    units = plan_run(store_root(root), dataset or place.dataset, given, chosen)
+    log.info(
+        "%s: %d WAT files of segment %s, %s to %s", chosen[2], len(units), chosen[1], units[0]["wat_file"], units[-1]["wat_file"]
+    )
+    log.info("%s", estimate(len(units), os.cpu_count() or 1))
+    _hand_on(units, given)
+
+
+def plan_import(
+    files: Annotated[
+        list[str], typer.Argument(help="Parquet files, folders, or patterns such as DIR/part-*.parquet.", metavar="FILE")
+    ],
+    name: Annotated[str, typer.Option(help="The import's name, such as laion400m; stands where a snapshot's does.")],
+    numbers: Annotated[
+        str | None,
+        typer.Option(help="Files by number in the import, as ranges: 0-9,17. Default: all that are named.", metavar="RANGES"),
+    ] = None,
+    root: Root = None,
+    dataset: Dataset = None,
+    settings: SettingsFile = None,
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what an import of lists of pairs covers: one unit a parquet file."""
+    given = resolve_settings(settings, profile, overrides)
+    place, chosen = store_root(root), dataset or deployment().dataset
+    found = number_files(place, chosen, require_import_name(name), find_files(files, given.import_.hub))
+    if numbers is not None:
+        wanted = set(parse_ranges(numbers))
+        found = [file for file in found if int(file[0]) in wanted]
+    units = plans.plan_import(place, chosen, given, name, found)
+    log.info("%s: %d files of %s, %s to %s", units[0]["batch"], len(units), name, units[0]["source"], units[-1]["source"])
+    _hand_on(units, given)
+
+
+def _hand_on(units: list[plans.WatUnit], settings: Settings) -> None:
+    """The end of either plan: where it leads, and the units for the tasks that follow."""
+    log.info("dataset %s, profile %s, settings %s", units[0]["dataset"], settings.profile, units[0]["settings"])
+    emit({"stage": "plan", "batch": units[0]["batch"], "counts": {"wat_files": len(units)}, "units": units})
+
+
+def report(
+    works: Annotated[list[str], typer.Argument(help="Work folders of the WAT files.", metavar="WORK")],
+    dataset: Annotated[str, typer.Option(help="The dataset's folder: <root>/datasets/<name>.", metavar="URL")],
+    batch: Annotated[str, typer.Option(help="Name of the batch.")],
+    first_stage: Annotated[str, typer.Option(help="What the WAT files began with: extract or import.")] = "extract",
+    allowed_failed_share: Annotated[float, typer.Option(help="Share of WAT files that may fail, 0 to 1.", min=0, max=1)] = 0.01,
+    settings: SettingsFile = None,
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a run's funnel; exit 65 if it does not reconcile or too much failed."""
+    if first_stage not in FIRST_STAGES:
+        raise ConfigError(f"--first-stage is extract or import, not {first_stage!r}")
+    made = make_report(works, dataset, batch, resolve_settings(settings, profile, overrides), first_stage)
+    for line in made.text().splitlines():
+        log.info("%s", line)
+    require_green(made, allowed_failed_share)
+    emit(
+        {
+            "stage": "report",
+            "report": made.url,
+            "version": made.version,
+            "counts": {"wat_files": made.wat_files, "failed": len(made.failed), "published": made.published},
+        }
+    )
+
+
+def run(
+    snapshot: SnapshotName = None,
+    segment: Segment = "0",
+    wat_files: WatFiles = "0",
+    dataset: Dataset = None,
+    profile: Profile = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of stored images, pixels. Default: the profile's.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for the run and show each task as it ends.")] = True,
+) -> None:
+    """Trigger the DAG build_dataset in Airflow and follow it."""
+    place = deployment()
+    if snapshot is not None and place.root:
+        # A snapshot that is not registered yet is fetched from Common Crawl's listing: no step is left to forget.
+        Registry(place.root).register(snapshot, collinfo=place.collinfo, source=place.source)
+    conf: dict[str, Any] = {"segment": segment, "wat_files": wat_files}
+    conf |= {
+        k: v
+        for k, v in {"snapshot": snapshot, "dataset": dataset, "profile": profile, "image_size": image_size}.items()
+        if v is not None
+    }
+    with _airflow() as airflow:
+        run_id = airflow.trigger(DAG, conf)
+        log.info("triggered: %s", airflow.link(DAG, run_id))
+        state = "queued"
+        if follow:
+            state = airflow.wait(DAG, run_id, on_task=lambda task: show_task(task, sys.stderr))["state"]
+        emit({"run_id": run_id, "state": state, "url": airflow.link(DAG, run_id)})
+        if state == "failed":
+            raise DataError(f"the run is red: open {airflow.link(DAG, run_id)}, or read the log of its failed task")
+
+
+def backfill(
+    first: Annotated[str, typer.Option("--from", help="First snapshot of the range.", metavar="SNAPSHOT")],
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last snapshot of the range. Default: the same.", metavar="SNAPSHOT")
+    ] = None,
+    profile: Profile = None,
+    dataset: Dataset = None,
+    reprocess: Annotated[str, typer.Option(help="Batches that ran before: none, failed or completed are run again.")] = "none",
+    max_active_runs: Annotated[int, typer.Option(help="Runs at a time.", min=1, max=100)] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the batches.")] = False,
+) -> None:
+    """Have Airflow's own backfill build every batch of a range of registered snapshots."""
+    if reprocess not in ("none", "failed", "completed"):
+        raise ConfigError(f"--reprocess is none, failed or completed, not {reprocess!r}")
+    registry = Registry(store_root(None))
+    chosen = registry.get(first), registry.get(last or first)
+    dates = [batch.partition_date for snapshot in chosen for batch in snapshot.batches()]
+    if chosen[1].end < chosen[0].end:
+        raise ConfigError(f"{chosen[1].id} is older than {chosen[0].id}: --from names the older one")
+    conf = {k: v for k, v in {"profile": profile, "dataset": dataset}.items() if v is not None}
+    with _airflow() as airflow:
+        made = airflow.backfill(
+            DAG,
+            min(dates).isoformat(),
+            max(dates).isoformat(),
+            reprocess=reprocess,
+            max_active_runs=max_active_runs,
+            conf=conf,
+            dry_run=dry_run,
+        )
+    if dry_run:
+        keys = [entry["partition_key"] for entry in made["backfills"]]
+        for key in keys:
+            log.info("would run %s", key)
+        emit({"dry_run": True, "runs": len(keys)})
+    else:
+        emit({"backfill": made["id"], "from": made["from_date"], "to": made["to_date"]})
+
+
+def status() -> None:
+    """The newest runs of build_dataset and what they are doing."""
+    with _airflow() as airflow:
+        runs = airflow.runs(DAG)[-10:]
+        for entry in runs:
+            log.info("%-8s %s", entry["state"], airflow.link(DAG, entry["dag_run_id"]))
+        emit({"runs": {entry["dag_run_id"]: entry["state"] for entry in runs}})
+
+
+def _airflow() -> AirflowClient:
+    place = deployment()
+    if not place.airflow_password:
+        raise ConfigError("no login to Airflow: set WAT2MDS_AIRFLOW_URL, WAT2MDS_AIRFLOW_USER and WAT2MDS_AIRFLOW_PASSWORD")
+    return AirflowClient(place.airflow_url, place.airflow_user, place.airflow_password, patience=15)

@@ -1,0 +1,1 @@
+"""Running Airflow: the embedded one's processes, and a client of its REST API. Airflow itself is not imported."""
