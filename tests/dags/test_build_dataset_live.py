@@ -1,0 +1,369 @@
+"""build_dataset through a real scheduler: by schedule, by hand and by backfill; a killed stage, a missing WAT file; real input.
+
+One Airflow serves all tests here, over one store with several snapshots; one origin answers for all their hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from tests.airflow_env import DAGS, PLUGINS
+from tests.conftest import SHARED
+from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
+from wat2mds.deploy.launcher import Launcher
+from wat2mds.deploy.rest import AirflowClient
+from wat2mds.reading import temporary_dataset
+from wat2mds.snapshots import Registry
+from wat2mds.store import Layout, Store
+from wat2mds.versions import Version, open_table, read_version
+from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world
+from wat2mds.world.mirror import CrawlSegment, CrawlSnapshot, wat_path, write_collinfo, write_mirror, write_wat_listing
+from wat2mds.world.origin import Answer, Origin, Source, first_of
+from wat2mds.world.page import Page, image
+from wat2mds.world.photographs import PhotographWorld, write_photograph_world
+from wat2mds.world.replay import Archive
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+DAG, IMPORT_DAG = "build_dataset", "build_from_metadata"
+BLACKBOOK, PHOTOGRAPHS, BROKEN = "CC-MAIN-2008-18", "CC-MAIN-2020-05", "CC-MAIN-2021-04"
+LONG_AGO = datetime(2008, 4, 30, 20, 48, 25, tzinfo=UTC)
+
+
+@dataclass
+class Live:
+    """The running deployment."""
+
+    airflow: Launcher
+    client: AirflowClient
+    world: World
+    root: str
+    on_request: list[Callable[[str, str], None]] = field(default_factory=list)
+
+    def layout(self, dataset: str) -> Layout:
+        return Layout(self.root, dataset)
+
+    def finish(self, run_id: str) -> str:
+        ended = self.client.wait(DAG, run_id, check=self.airflow.check, timeout=600, interval=2)
+        return str(ended["state"])
+
+    def build(self, **conf: Any) -> str:
+        """A manual run that must be green; its id."""
+        run_id = self.client.trigger(DAG, conf)
+        assert self.finish(run_id) == "success", self.explain(run_id)
+        return run_id
+
+    def explain(self, run_id: str, dag_id: str = DAG) -> str:
+        for task in self.client.tasks(dag_id, run_id):
+            if task["state"] == "failed":
+                log = self.client.log(dag_id, run_id, task["task_id"], map_index=task["map_index"], try_number=task["try_number"])
+                return f"{task['task_id']} failed:\n" + "\n".join(log.splitlines()[-40:])
+        return "no task failed"
+
+    def report(self, dataset: str, batch: str) -> dict[str, Any]:
+        found: dict[str, Any] = Store(self.layout(dataset).reports).read_json(f"{batch}.json")
+        return found
+
+    def uids(self, dataset: str, version: Version | None = None) -> list[str]:
+        url = self.layout(dataset).dataset
+        table = open_table(url, version or read_version(url)).to_pyarrow_table(columns=["uid"])
+        found: list[str] = table["uid"].to_pylist()
+        return found
+
+    def published_bytes(self, dataset: str, wat_file: str) -> dict[str, str]:
+        """One WAT file's shards, their index and embeddings by path, and the table's rows but for fetched_at."""
+        url = self.layout(dataset).dataset
+        version = read_version(url)
+        store = Store(url)
+        (unit,) = [u for u in version.units.values() if (u.snapshot, u.wat_file) == (NEWER, wat_file)]
+        paths = [o.path for o in unit.objects if "/metadata/" not in o.path]
+        table = open_table(url, version).to_pyarrow_table(filters=[("snapshot", "=", NEWER), ("wat_file", "=", wat_file)])
+        rows = table.drop_columns(["fetched_at"]).sort_by("uid").to_pylist()
+        assert rows
+        found = {path: hashlib.sha256(store.read(path)).hexdigest() for path in paths}
+        return found | {"rows": hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()}
+
+
+def mirror_of(folder: Path, name: str, wat: Path) -> dict[str, str]:
+    """A listing of one segment whose one WAT file is ``wat``, in place."""
+    segment = CrawlSegment("1209588505000.0", LONG_AGO, [[]])
+    write_collinfo(folder, [CrawlSnapshot(name, LONG_AGO, LONG_AGO, [segment])])
+    (path,) = write_wat_listing(folder, name, [segment])
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).symlink_to(wat)
+    return {"collinfo": str(folder / "collinfo.json"), "source": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    base = tmp_path_factory.mktemp("live")
+    world = draw_world(base / "world")
+    root = (base / "store").as_uri()
+    registry = Registry(root)
+    for name in (OLDER, NEWER):
+        registry.register(name, collinfo=str(world.collinfo), source=str(world.crawl))
+    sources: list[Source] = []
+    if SHARED.is_dir():
+        data = SHARED / "data"
+        registry.register(BLACKBOOK, **mirror_of(base / "bb", BLACKBOOK, data / "wat/derived/example-IAH-blackbook.warc.wat.gz"))
+        sources.append(Archive([data / "warc/example-IAH-blackbook.warc.gz"]))
+        photographs = write_real_photographs(base / "photographs", data)
+        registry.register(PHOTOGRAPHS, collinfo=str(photographs.crawl / "collinfo.json"), source=str(photographs.crawl))
+        sources.append(photographs.origin()._server.source)
+    broken = write_broken_crawl(base / "broken")
+    registry.register(BROKEN, collinfo=str(broken / "collinfo.json"), source=str(broken))
+    hooks: list[Callable[[str, str], None]] = []
+    everything = first_of(world.origin()._server.source, *sources)
+
+    def answer(host: str, target: str) -> Answer | None:
+        for hook in list(hooks):
+            hook(host, target)
+        return everything(host, target)
+
+    newer = registry.get(NEWER)
+    with Origin(answer) as origin:
+        settings = {
+            "WAT2MDS_DATASET": "demo",
+            "WAT2MDS_PROFILE": "demo",
+            "WAT2MDS_SCHEDULE_FROM": newer.start.isoformat(),
+            "WAT2MDS_DOWNLOAD__RESOLVER": origin.address,
+            "WAT2MDS_DOWNLOAD__PROCESSES": "1",
+            # The LAION profiles with a model that is at hand: settings alone choose it.
+            "WAT2MDS_FILTER__CLIP_MODEL": "wat2mds-tiny",
+            "WAT2MDS_FILTER__LANGUAGE_CANDIDATES": "en,de,fr,es,it,nl,pt,ru,ja,zh",
+        }
+        with Launcher(base / "home", root, dags=DAGS, plugins=PLUGINS, settings=settings) as airflow, airflow.client() as client:
+            client.wait_for_dag(DAG)
+            yield Live(airflow, client, world, root, hooks)
+
+
+def write_real_photographs(folder: Path, data: Path) -> PhotographWorld:
+    rows = [*fondant_rows(data), *flickr_rows(data)]
+    start = datetime(2020, 1, 17, 10, 0, 0, tzinfo=UTC)
+    return write_photograph_world(folder, rows, snapshot=PHOTOGRAPHS, segment="1579250589560.0", start=start)
+
+
+def write_broken_crawl(folder: Path) -> Path:
+    """Two WAT files, the second of which is listed but not there."""
+    start = datetime(2021, 1, 15, 10, 0, 0, tzinfo=UTC)
+    page = Page("http://blog.photos.example.com/", (image("/none.jpg", "an image that is gone"),), start)
+    segment = CrawlSegment("1610703495936.0", start, [[page], [page]])
+    write_mirror(folder, [CrawlSnapshot(BROKEN, start, start, [segment])])
+    (folder / wat_path(BROKEN, segment.name, start, 1)).unlink()
+    return folder
+
+
+def kill_once(root: str) -> Callable[[str, str], None]:
+    """After some images of a download, kill -9 the stage's process: once."""
+    requests = itertools.count(1)  # next() is atomic: the origin's threads call the hook at once
+
+    def hook(host: str, target: str) -> None:
+        if next(requests) != 15:
+            return
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if "wat2mds" in line and "download" in line and any(root in word for word in line):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    return hook
+
+
+def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live: Live) -> None:
+    live.on_request.append(kill_once(live.root))
+    live.client.set_paused(DAG, False)
+    key = next(Registry(live.root).get(NEWER).batches()).partition_key
+    run_id = ""
+    while not run_id:
+        time.sleep(1)
+        live.airflow.check()
+        run_id = next((r["dag_run_id"] for r in live.client.runs(DAG) if r["partition_key"] == key), "")
+    assert live.finish(run_id) == "success", live.explain(run_id)
+    live.on_request.clear()
+
+    tasks = live.client.tasks(DAG, run_id)
+    tried = {(t["task_id"], t["rendered_map_index"]): t["try_number"] for t in tasks}
+    assert max(n for (task, _), n in tried.items() if task.endswith("download")) == 2, "the killed download is tried again"
+    assert {label for (task, label), _ in tried.items() if "." in task} == {"00000", "00001", "00002"}
+    assert set(live.uids("demo")) == live.world.expected.uids(NEWER)
+    report = live.report("demo", key)
+    assert (report["failed"], report["funnel"]["problems"]) == ({}, [])
+    log = live.client.log(DAG, run_id, "report")
+    assert "the funnel reconciles" in log
+    assert "published" in log
+    killed = next(t for t in tasks if t["task_id"].endswith("download") and t["try_number"] == 2)
+    first_try = live.client.log(DAG, run_id, killed["task_id"], map_index=killed["map_index"], try_number=1)
+    assert "wat2mds download file:///" in first_try, "the command line is logged so that it can be pasted"
+    assert "SIGKILL" in first_try
+
+    # XCom holds URIs and counts only.
+    assert len(json.dumps(live.client.xcom(DAG, run_id, "plan"))) < 3 * 2000
+
+    # The same WAT file undisturbed, into another dataset under the same root: all its samples, and the same bytes.
+    number = killed["rendered_map_index"]
+    live.build(dataset="undisturbed", wat_files=str(int(number)))
+    assert live.published_bytes("undisturbed", number) == live.published_bytes("demo", number)
+
+
+def test_the_form_works_untouched_and_finds_its_work_done(live: Live) -> None:
+    before = read_version(live.layout("demo").dataset)
+    run_id = live.build()
+    assert read_version(live.layout("demo").dataset).number == before.number
+    units = live.client.xcom(DAG, run_id, "plan")
+    assert [(u["snapshot"], u["wat_file"]) for u in units] == [(NEWER, "00000")]
+    done = {
+        t["task_id"]: live.client.xcom(DAG, run_id, t["task_id"], map_index=t["map_index"])
+        for t in live.client.tasks(DAG, run_id)
+        if t["task_id"] not in ("plan", "report")
+    }
+    assert {name: summary["done_before"] for name, summary in done.items()} == dict.fromkeys(done, True)
+
+
+def test_a_backfill_builds_one_batch(live: Live) -> None:
+    environment = live.airflow.environment()
+    key = next(Registry(live.root).get(OLDER).batches()).partition_key
+
+    def backfill(*options: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "wat2mds", "backfill", "--from", OLDER, *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if "--dry-run" in options:
+            assert f"would run {key}" in done.stderr
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return summary
+
+    assert backfill("--dry-run") == {"dry_run": True, "runs": 1}
+    backfill()
+    run_id = ""
+    while not run_id:
+        time.sleep(1)
+        live.airflow.check()
+        run_id = next((r["dag_run_id"] for r in live.client.runs(DAG, run_type=["backfill"]) if r["partition_key"] == key), "")
+    assert live.finish(run_id) == "success", live.explain(run_id)
+    assert sorted(live.uids("demo")) == sorted(live.world.expected.uids())
+
+
+def test_a_wat_file_that_is_missing_makes_the_run_red_and_holds_nobody_back(live: Live) -> None:
+    run_id = live.client.trigger(DAG, {"snapshot": BROKEN, "wat_files": "0-1", "dataset": "broken"})
+    assert live.finish(run_id) == "failed"
+    states = {(t["task_id"], t["rendered_map_index"]): t for t in live.client.tasks(DAG, run_id)}
+    extract = states["extract", "00001"]
+    assert (extract["state"], extract["try_number"]) == ("failed", 1), "bad input is not tried again"
+    log = live.client.log(DAG, run_id, "extract", map_index=extract["map_index"])
+    assert "does not exist" in log
+    assert "wat2mds extract" in log
+    assert states["publish", None]["state"] == "success"
+    version = read_version(live.layout("broken").dataset)
+    assert [u.wat_file for u in version.units.values()] == ["00000"]
+    assert [name.rpartition(".")[2] for name in version.missing] == ["00001"]
+    report_log = live.client.log(DAG, run_id, "report")
+    assert "1 of 2 WAT files are not published" in report_log
+
+
+@pytest.mark.shared
+def test_a_real_crawl_of_2008(live: Live, shared: Path) -> None:
+    """Of its 666 links with alt every one ends published or under a stated drop reason; the tiny model's threshold is set to keep
+    all, for it knows nothing of photographs."""
+    live.build(snapshot=BLACKBOOK, dataset="blackbook", profile="laion400m", min_similarity=-1)
+    (report,) = [live.report("blackbook", n[:-5]) for n in Store(live.layout("blackbook").reports).names()[0]]
+    assert report["funnel"]["problems"] == []
+    lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
+    links = lines["extract", "links"]
+    with_alt = links["entered"] - links["drops"].get("no_caption", 0)
+    assert with_alt == 666
+    assert lines["dedup", "pairs"]["left"] == 98
+    stated = sum(n for line in lines.values() for reason, n in line["drops"].items() if reason != "no_caption")
+    stated -= sum(lines["extract", "records"]["drops"].values())
+    assert lines["publish", "uploaded"]["left"] + stated == 666
+    assert read_all(live, "blackbook") == lines["publish", "uploaded"]["left"] > 0
+
+
+@pytest.mark.shared
+def test_real_photographs(live: Live, shared: Path) -> None:
+    """2,000 links of real pages and photographs; thresholds are set to keep all: the tiny model knows nothing of photographs."""
+    live.build(snapshot=PHOTOGRAPHS, dataset="photographs", profile="laion400m", min_similarity=-1, threads=32)
+    (report,) = [live.report("photographs", n[:-5]) for n in Store(live.layout("photographs").reports).names()[0]]
+    assert report["funnel"]["problems"] == []
+    lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
+    assert lines["extract", "links"]["entered"] == 2000
+    download = lines["download", "unique"]
+    assert download["entered"] > 1400
+    assert download["drops"]["too_small_bytes"] > 200, "about a quarter of Common Crawl's images are below LAION's 5,000 bytes"
+    assert download["left"] > 1100
+    assert lines["filter", "samples"]["drops"] == {}
+    assert read_all(live, "photographs") == lines["publish", "uploaded"]["left"] == download["left"]
+    licensed = open_table(live.layout("photographs").dataset, read_version(live.layout("photographs").dataset)).to_pyarrow_table()
+    assert {"by", "by-sa", "by-nc-nd"} & set(licensed["license_type"].to_pylist())
+
+
+def read_all(live: Live, dataset: str) -> int:
+    """Every sample read through a DataLoader with two workers: each uid once, each image decodes. Their number."""
+    import io
+
+    from PIL import Image
+    from torch.utils.data import DataLoader
+
+    seen: list[str] = []
+    with temporary_dataset(live.layout(dataset).dataset, batch_size=16) as samples:
+        for batch in DataLoader(samples, batch_size=16, num_workers=2, collate_fn=list):
+            for sample in batch:
+                with Image.open(io.BytesIO(sample["jpg"])) as picture:
+                    picture.load()
+                    assert picture.size == (sample["width"], sample["height"])
+                seen.append(sample["uid"])
+    assert len(seen) == len(set(seen))
+    assert sorted(seen) == sorted(live.uids(dataset))
+    return len(seen)
+
+
+def test_the_shown_dataset_reads_whole(live: Live) -> None:
+    assert read_all(live, "demo") == len(live.world.expected.uids())
+
+
+def test_nothing_secret_is_in_the_logs(live: Live) -> None:
+    secrets = [live.airflow.password]
+    logs = [p for p in (live.airflow.home / "logs").rglob("*.log") if "dag_id=" in str(p)]
+    assert logs
+    for path in logs:
+        with contextlib.suppress(FileNotFoundError):
+            text = path.read_text("utf-8", "replace")
+            assert not any(secret in text for secret in secrets)
+
+
+@pytest.mark.shared
+def test_a_list_of_pairs_is_built_by_its_own_dag(live: Live, shared: Path, tmp_path: Path) -> None:
+    """Forty rows of Common Crawl's index, two files, through build_from_metadata; the images are the origin's photographs."""
+    index = pq.read_table(shared / "laion_meta" / "fondant-cc-1000-index.parquet")
+    captioned = index.filter(pc.greater_equal(pc.utf8_length(index["alt+text"]), 5))
+    for number in range(2):
+        pq.write_table(captioned.slice(20 * number, 20), tmp_path / f"part-{number}.parquet")
+    live.client.wait_for_dag(IMPORT_DAG)
+    live.client.set_paused(IMPORT_DAG, False)
+    conf = {"files": f"{tmp_path}/part-*.parquet", "name": "fondant", "dataset": "lists", "min_similarity": -1}
+    run_id = live.client.trigger(IMPORT_DAG, conf)
+    ended = live.client.wait(IMPORT_DAG, run_id, check=live.airflow.check, timeout=600, interval=2)
+    assert ended["state"] == "success", live.explain(run_id, IMPORT_DAG)
+    labels = {(t["task_id"], t["rendered_map_index"]) for t in live.client.tasks(IMPORT_DAG, run_id)}
+    assert {("import", "00000"), ("import", "00001"), ("build_wat_file.upload", "00001")} <= labels
+    report = live.report("lists", "fondant.import")
+    assert (report["failed"], report["funnel"]["problems"]) == ({}, [])
+    lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
+    assert lines["import", "rows"]["entered"] == 40
+    assert read_all(live, "lists") == lines["publish", "uploaded"]["left"] > 0

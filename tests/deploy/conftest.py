@@ -1,0 +1,3 @@
+"""Airflow's folders and home are set before any test here imports it."""
+
+from tests import airflow_env  # noqa: F401

@@ -1,0 +1,257 @@
+"""The ledger under random orders of batches, retries, backfills, kills before any write, and attempts at the same time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from tests.wat2mds.stages.dedup.test_dedup import kept, pairs_of
+from wat2mds.manifest import Manifest
+from wat2mds.settings import child_environment, load_settings
+from wat2mds.stages import dedup
+from wat2mds.stages.dedup.ledger import Ledger
+from wat2mds.store import join
+
+# Filters that err for one key in eleven and an exact ledger: what an error would lose, the tests would miss.
+SETTINGS = load_settings("demo", ["dedup.bins=2", "dedup.false_positive_rate=0.09"], environment={})
+WAT_FILES = {f"{wat:05d}": [f"n{(7 * wat * wat + 3 * i) % 40}" for i in range(12)] for wat in range(6)}
+
+# Deduplicates in processes of its own: reads lists of jobs from stdin, forks one process a job, answers with their exit codes. A job's
+# "writes" are how many writes of the ledger and of units it survives: it kills itself before the next one.
+DEDUPLICATOR = """
+import json, os, signal, sys
+from wat2mds import store
+
+left = -1
+
+def about_to_write():
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+
+class Dying(store.Store):
+    pass
+
+def dying(name):
+    whole = getattr(store.Store, name)
+    def wrapped(self, *given):
+        about_to_write()
+        return whole(self, *given)
+    return wrapped
+
+for name in ("write", "create", "delete", "put_tree"):
+    setattr(Dying, name, dying(name))
+store.Store = Dying
+from wat2mds.manifest import read_manifest
+from wat2mds.settings import Settings
+from wat2mds.stages import dedup
+settings = Settings.from_json(sys.argv[1], "argument")
+
+for line in sys.stdin:
+    children = []
+    for job in json.loads(line):
+        child = os.fork()
+        if child == 0:
+            left = job["writes"]
+            dedup.run([read_manifest(url) for url in job["pairs"]], job["ledger"], job["out"], settings)
+            os._exit(0)
+        children.append(child)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+"""
+NEVER, KILLED = -1, -9
+Run = Callable[..., list[int]]
+
+
+@pytest.fixture
+def dedup_in_processes(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs jobs ``(writes it survives, root, pairs)`` at once; returns their exit codes."""
+    if "store_url" in request.fixturenames:
+        request.getfixturevalue("store_url")  # its environment is the processes' too
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEDUPLICATOR, SETTINGS.to_json()],
+        env=child_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(*jobs: tuple[int, str, list[Manifest]]) -> list[int]:
+        asked = [
+            {"writes": n, "ledger": join(root, "ledger"), "out": out_of(root), "pairs": [p.url for p in pairs]}
+            for n, root, pairs in jobs
+        ]
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        found: list[int] = json.loads(process.stdout.readline())
+        return found
+
+    yield run
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
+    process.stdout.close()
+
+
+def out_of(root: str) -> str:
+    return join(root, "work", "{wat_file}", "dedup")
+
+
+def owned(root: str, pairs: list[Manifest], folder: Path) -> list[list[str]]:
+    return [kept(m, folder) for m in dedup.run(pairs, join(root, "ledger"), out_of(root), SETTINGS)]
+
+
+def test_killed_before_each_write_then_retried(store_url: str, tmp_path: Path, dedup_in_processes: Run) -> None:
+    """Each attempt survives one write more than the last, and starts where that one died; then another WAT file comes in between."""
+    work = join(store_url, "work")
+    one, two, three = (pairs_of(work, name, WAT_FILES[name], SETTINGS) for name in ("00000", "00001", "00002"))
+    step = 1 if store_url.startswith("file:") else 4
+    deaths = 0
+    for writes in range(0, 100, step):
+        if dedup_in_processes((writes, store_url, [one, two])) == [0]:
+            break
+        deaths += 1
+        if deaths == 2:
+            assert dedup_in_processes((NEVER, store_url, [three])) == [0]
+    assert deaths >= 3
+    found = owned(store_url, [one, two, three], tmp_path)
+    assert sorted(chain(*found)) == sorted({*WAT_FILES["00000"], *WAT_FILES["00001"], *WAT_FILES["00002"]})
+
+
+RELEASER = """
+import os, signal, sys
+from wat2mds import store
+from wat2mds.stages.dedup.ledger import Ledger
+
+def dying(whole):
+    def wrapped(self, *given):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *given)
+    return wrapped
+
+for name in ("write", "create", "delete"):
+    setattr(store.Store, name, dying(getattr(store.Store, name)))
+for left in range(40):
+    child = os.fork()
+    if child == 0:
+        Ledger.open_existing(sys.argv[1]).release(["S.1.0.00000"])
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+print(left)
+"""
+
+
+def test_killed_while_releasing(tmp_path: Path) -> None:
+    """The commit is the release: before it nothing has happened, after it only filters are missing."""
+    root = str(tmp_path)
+    one, two = (pairs_of(join(root, "work"), name, WAT_FILES[name], SETTINGS) for name in ("00000", "00001"))
+    owned(root, [one], tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", RELEASER, join(root, "ledger")], check=True, stdout=subprocess.PIPE, env=child_environment()
+    )
+    assert 3 <= int(ended.stdout) < 39
+    assert [Ledger.open_existing(join(root, "ledger")).bin(number).state().footer.keys for number in range(2)] == [0, 0]
+    shutil.rmtree(tmp_path / "work" / "00000" / "dedup")
+    second, first = owned(root, [two], tmp_path)[0], owned(root, [one], tmp_path)[0]
+    assert set(second) == set(WAT_FILES["00001"])
+    assert set(first) == set(WAT_FILES["00000"]) - set(WAT_FILES["00001"])
+
+
+CHOSEN = st.lists(st.sampled_from(sorted(WAT_FILES)), min_size=1, max_size=3, unique=True).map(sorted)
+WRITES = st.integers(0, 25)
+
+
+@pytest.mark.timeout(600)
+def test_any_history_keeps_each_pair_once(tmp_path_factory: pytest.TempPathFactory, dedup_in_processes: Run) -> None:
+    """Whatever happened before: at every moment what is kept is disjoint; at the end it is the exact distinct set."""
+
+    class Histories(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.folder = tmp_path_factory.mktemp("history")
+            self.root = str(self.folder)
+            work = join(self.root, "work")
+            self.pairs = {name: pairs_of(work, name, names, SETTINGS) for name, names in WAT_FILES.items()}
+            self.kept: dict[str, list[str]] = {}
+
+        def job(self, wat_files: list[str], writes: int = NEVER) -> tuple[int, str, list[Manifest]]:
+            return writes, self.root, [self.pairs[name] for name in wat_files]
+
+        @rule(wat_files=CHOSEN)
+        def batch(self, wat_files: list[str]) -> None:
+            """A batch, its retry or a backfill over it: which one depends on what came before."""
+            assert dedup_in_processes(self.job(wat_files)) == [0]
+
+        @rule(wat_files=CHOSEN, writes=WRITES)
+        def killed(self, wat_files: list[str], writes: int) -> None:
+            assert dedup_in_processes(self.job(wat_files, writes))[0] in (0, KILLED)
+
+        @rule(one=CHOSEN, other=CHOSEN, writes=WRITES)
+        def at_once(self, one: list[str], other: list[str], writes: int) -> None:
+            """Two batches that may share WAT files, one of which may die."""
+            first, second = dedup_in_processes(self.job(one), self.job(other, writes))
+            assert first == 0
+            assert second in (0, KILLED)
+
+        @rule(wat_file=st.sampled_from(sorted(WAT_FILES)))
+        def output_lost(self, wat_file: str) -> None:
+            """As after retention, or as if killed between claim and output."""
+            shutil.rmtree(self.folder / "work" / wat_file / "dedup", ignore_errors=True)
+
+        @rule()
+        def filters_lost(self) -> None:
+            for filters in (self.folder / "ledger").glob("bin=*/filters"):
+                shutil.rmtree(filters)
+
+        @invariant()
+        def what_is_kept_stays_and_is_disjoint(self) -> None:
+            for name in WAT_FILES:
+                for path in (self.folder / "work" / name / "dedup").glob("*/unique.parquet"):
+                    manifest = path.parent.with_name(path.parent.name.split(".")[0] + ".json")
+                    if not manifest.exists() or json.loads(manifest.read_text())["folder"] != path.parent.name:
+                        continue  # of an attempt that died
+                    found = kept_in(path)
+                    assert self.kept.setdefault(name, found) == found, f"{name} keeps other pairs than before"
+            every = list(chain(*self.kept.values()))
+            assert len(every) == len(set(every))
+
+        def teardown(self) -> None:
+            assert dedup_in_processes(self.job(sorted(WAT_FILES))) == [0]
+            found = owned(self.root, [*self.pairs.values()], self.folder)
+            assert sorted(chain(*found)) == sorted(set().union(*WAT_FILES.values()))
+            keys = [Ledger.open_existing(join(self.root, "ledger")).bin(number).state().footer.keys for number in range(2)]
+            assert sum(keys) == len(set().union(*WAT_FILES.values()))
+            shutil.rmtree(self.folder)
+
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=6,
+            stateful_step_count=8,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def kept_in(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return [url.rsplit("/", 1)[1][:-4] for url in pq.read_table(path, columns=["url"])["url"].to_pylist()]

@@ -1,0 +1,270 @@
+"""Whatever a WAT file holds: records in = records out + rejects by reason, no exception but DataError, no hang, no silence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import ftfy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wat2mds.errors import DataError
+from wat2mds.pairs.captions import _FIX, mend
+from wat2mds.pairs.urls import Base
+from wat2mds.settings import load_settings
+from wat2mds.stages import extract
+from wat2mds.stages.extract.pages import _cut_page, _strict, read_page
+from wat2mds.stages.extract.records import Damage, Record, read_records
+
+HEAD = "WARC/1.0\r\nWARC-Type: metadata\r\nWARC-Target-URI: http://a.example.com/\r\nWARC-Date: 2024-02-21T10:00:00Z\r\n"
+ALL = load_settings("laion400m", ["extract.max_bad_share=1"], environment={})
+
+
+def record(block: bytes, length: int | None = None, newline: bytes = b"\r\n") -> bytes:
+    head = f"{HEAD}Content-Length: {len(block) if length is None else length}\r\n\r\n".encode().replace(b"\r\n", newline)
+    return head + block + newline * 2
+
+
+def page(number: int) -> bytes:
+    links = [{"path": "IMG@/src", "url": f"/{number}.jpg", "alt": f"caption {number}"}]
+    response = {"Response-Message": {"Status": "200"}, "HTML-Metadata": {"Links": links}}
+    header = {"WARC-Target-URI": "http://a.example.com/", "WARC-Date": "2024-02-21T10:00:00Z"}
+    content = {"Payload-Metadata": {"HTTP-Response-Metadata": response}, "WARC-Header-Metadata": header}
+    return json.dumps({"Envelope": content}, separators=(",", ":")).encode()
+
+
+def read(content: bytes, **options: Any) -> list[Record | Damage]:
+    return list(read_records(io.BytesIO(content), len(content), **options))
+
+
+def blocks(found: list[Record | Damage]) -> list[bytes]:
+    return [r.data.strip() for r in found if isinstance(r, Record)]
+
+
+def account(content: bytes, folder: Path) -> int:
+    """Records entered, or 0 where the file was refused with a reason."""
+    wat = folder / "x.wat.gz"
+    wat.write_bytes(content)
+    try:
+        manifest = extract.run(str(wat), str(folder / "out"), ALL, snapshot="CC-MAIN-2024-10", segment="1.0", wat_file="00000")
+    except DataError:
+        return 0
+    assert all(flow.reconciles for flow in manifest.flows)
+    flow = manifest.flows[0]
+    assert flow.entered > 0
+    assert flow.left or flow.drops
+    return flow.entered
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress], ids=["plain", "one member"])
+@pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["crlf", "lf"])
+@pytest.mark.parametrize("lie", [-50, 30, 2**31, 10**17, 0])
+def test_lengths_that_lie_cost_nothing(wrap: Any, newline: bytes, lie: int) -> None:
+    pages = [page(n) for n in range(5)]
+    lengths = [None, None, len(pages[2]) + lie if lie else 0, None, None]
+    content = wrap(b"".join(record(p, n, newline) for p, n in zip(pages, lengths, strict=True)))
+    found = read(content)
+    assert blocks(found) == pages
+    assert [r.exact for r in found if isinstance(r, Record)] == [True, True, False, True, True]
+
+
+def test_lengths_that_lie_in_members_of_their_own() -> None:
+    pages = [page(n) for n in range(6)]
+    lengths = [None, 10, None, 2**31, None, 10**6]
+    content = b"".join(gzip.compress(record(p, n)) for p, n in zip(pages, lengths, strict=True))
+    assert blocks(read(content)) == pages
+
+
+def test_a_record_may_span_gzip_members() -> None:
+    whole = b"".join(record(page(n)) for n in range(20))
+    content = b"".join(gzip.compress(whole[i : i + 700]) for i in range(0, len(whole), 700))
+    assert blocks(read(content)) == [page(n) for n in range(20)]
+
+
+def test_a_record_that_never_ends_is_left_out_in_bounded_memory() -> None:
+    endless = record(b'{"x":"' + b"a" * (64 << 20) + b'"}', 10**15)
+    content = gzip.compress(record(page(1)) + endless + record(page(2)), 1)
+    del endless
+    tracemalloc.start()
+    found = read(content, max_bytes=1 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert blocks(found) == [page(1), page(2)]
+    assert sum(isinstance(r, Damage) for r in found) == 1
+    assert peak < 32 << 20
+
+
+def test_a_truncated_file_keeps_what_is_before_and_states_the_loss() -> None:
+    members = [gzip.compress(record(page(n))) for n in range(10)]
+    content = b"".join(members)[:-20]
+    *kept, damage = read(content)
+    assert blocks(kept) == [page(n) for n in range(9)]
+    assert isinstance(damage, Damage)
+    assert damage.truncated
+    assert (damage.offset, damage.size) == (len(content) - len(members[-1]) + 20, len(members[-1]) - 20)
+    one = gzip.compress(b"".join(record(random.Random(n).randbytes(2000).hex().encode()) for n in range(200)))
+    *kept, damage = read(one[: len(one) // 2])
+    assert len(kept) > 80
+    assert isinstance(damage, Damage)
+    assert damage.truncated
+
+
+def test_damaged_members_in_a_row_are_one_loss_and_the_next_is_read() -> None:
+    members = [bytearray(gzip.compress(record(page(n)))) for n in range(6)]
+    for n in (2, 3):
+        members[n][20:60] = bytes(40)
+    found = read(b"".join(members))
+    assert blocks(found) == [page(n) for n in (0, 1, 4, 5)]
+    damage = [r for r in found if isinstance(r, Damage)]
+    assert [(d.offset, d.size) for d in damage] == [(len(members[0] + members[1]), len(members[2] + members[3]))]
+
+
+def mutate(content: bytes, other: bytes, rng: random.Random) -> bytes:
+    data = bytearray(content)
+    kind = rng.choice(["flip", "cut", "splice", "json", "zero", "length"])
+    at = rng.randrange(len(data))
+    if kind == "flip":
+        for _ in range(rng.randint(1, 20)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del data[at : at + rng.choice([1, 100, len(data)])]
+    elif kind == "splice":
+        begin = rng.randrange(len(other))
+        data[at:at] = other[begin : begin + rng.randint(1, 20_000)]
+    elif kind == "zero":
+        data[at : at + 500] = bytes(min(500, len(data) - at))
+    elif kind == "length":
+        lie = rng.choice([0, 1, 2**31, 10**17])
+        data += gzip.compress(record(page(1), lie)) + gzip.compress(record(page(2)))
+    else:
+        deep, image = b'{"Envelope":' * rng.randint(1, 20_000), b'{"path":"IMG@/src","url":%b,"alt":%b}'
+        values = [b"7", b"null", b"[]", b'"\\ud800"', b'"}{"', b'"\xff"', b'{"a":1}', b"", b'"http://[::1"', b"1e999"]
+        hostile = image % (rng.choice(values), rng.choice(values))
+        block = rng.choice([deep + hostile, page(1).replace(b"[{", b"[" + hostile + b",{"), hostile, b"[" + hostile + b"]"])
+        data += gzip.compress(record(block))
+    return bytes(data)
+
+
+@pytest.mark.shared
+def test_two_hundred_mutations_are_accounted_for(shared: Path, tmp_path: Path) -> None:
+    small = [p.read_bytes() for p in sorted((shared / "wat").rglob("*.wat*")) if 0 < p.stat().st_size < 60_000]
+    rng = random.Random(20240221)
+    taken = 0
+    for number in range(200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        taken += account(mutate(rng.choice(small), rng.choice(small), rng), folder) > 0
+    assert taken > 150
+
+
+_text = st.text(max_size=20)
+_json = st.recursive(
+    st.none() | st.booleans() | st.floats() | _text, lambda c: st.lists(c, max_size=3) | st.dictionaries(_text, c)
+)
+_link = st.fixed_dictionaries(
+    {}, optional={"path": st.just("IMG@/src") | _json, "url": _text | _json, "alt": _text | _json, "title": _json}
+)
+
+
+def _document(links: Any, uri: Any, base: Any) -> bytes:
+    html = {"Head": {"Base": base} if base else {}, "Links": links}
+    content = {
+        "Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": html}},
+        "WARC-Header-Metadata": {"WARC-Target-URI": uri},
+    }
+    return json.dumps({"Envelope": content}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+_block = st.binary(max_size=200) | st.builds(_document, st.lists(_link | _json, max_size=5), _text | _json, st.none() | _text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(_block, st.none() | st.integers(0, 10**6)), min_size=1, max_size=6),
+    st.sampled_from(["many", "one", "plain"]),
+)
+def test_generated_records_are_accounted_for(tmp_path_factory: pytest.TempPathFactory, parts: list[Any], form: str) -> None:
+    records = [record(block, length) for block, length in parts]
+    if form == "many":
+        content = b"".join(map(gzip.compress, records))
+    else:
+        content = b"".join(records) if form == "plain" else gzip.compress(b"".join(records))
+    entered = account(content, tmp_path_factory.mktemp("generated"))
+    if all(length is None for _, length in parts) and entered:
+        assert entered == len(parts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_link, max_size=6), _text)
+def test_the_short_way_and_the_long_way_read_the_same_page(links: list[Any], uri: str) -> None:
+    data = _document(links, uri, None)
+    try:
+        _strict.decode(data)
+        short = _cut_page(data)
+    except (ValueError, UnicodeDecodeError):
+        return
+    if short is not None:
+        images = [x for x in links if x.get("path") == "IMG@/src"]
+        assert [(x.url, x.alt, x.title) for x in short.images] == [(x.get("url"), x.get("alt"), x.get("title")) for x in images]
+        assert short.url == uri
+        assert (read_page(data) is None) == (not images)
+
+
+_PARTS = [
+    "/",
+    "//",
+    ".",
+    "..",
+    "../",
+    "./",
+    "a",
+    "b.jpg",
+    "?",
+    "?x=1",
+    "#",
+    ";",
+    "%20",
+    ":",
+    "http:",
+    "é",
+    "@",
+    "[",
+    "h.com",
+    "=",
+]
+_urls = st.lists(st.sampled_from(_PARTS), max_size=7).map("".join)
+_bases = st.sampled_from(
+    [
+        "http://h.com/a/b/c?q#f",
+        "http://h.com",
+        "HTTP://h.com/a",
+        "http://h.com?x/y",
+        "http://h.com//a//b/",
+        "http://h.com/a/./b;p/c",
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(_bases, _urls)
+def test_joining_is_urljoin(page_url: str, url: str) -> None:
+    try:
+        expected = urljoin(page_url, url)
+    except ValueError:
+        expected = url
+    assert Base(page_url, None).join(url) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text())
+def test_mending_is_ftfy(text: str) -> None:
+    if not text.isascii():
+        assert mend(text) == ftfy.fix_text(text, _FIX)

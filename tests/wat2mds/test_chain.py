@@ -1,0 +1,102 @@
+"""The chain end to end on the demo world, without Airflow: the known truth, nothing made twice, datasets that do not meet."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.wat2mds.chain import GROUP, Chain
+from wat2mds.reading import count_samples
+from wat2mds.snapshots import Registry
+from wat2mds.store import Layout, Store
+from wat2mds.versions import open_table, read_version
+from wat2mds.world.demo_world import NEWER, World
+from wat2mds.world.expected import compare
+from wat2mds.world.origin import Origin
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory, world: World, origin: Origin) -> Chain:
+    root = (tmp_path_factory.mktemp("chain") / "store").as_uri()
+    Registry(root).register(NEWER, collinfo=str(world.collinfo), source=str(world.crawl))
+    return Chain(root, origin.address)
+
+
+def shard_bytes(chain: Chain, dataset: str) -> dict[str, str]:
+    """Every published shard and embedding, by path: its hash."""
+    store = Store(Layout(chain.root, dataset).dataset)
+    objects = [o.path for part in ("shards", "embeddings") for o in store.walk(part) if "/metadata/" not in o.path]
+    return {path: hashlib.sha256(store.read(path)).hexdigest() for path in objects}
+
+
+def test_one_after_the_other(chain: Chain, world: World) -> None:
+    """One WAT file after the other, and what does not happen again; a test of its own for each would build them anew."""
+    dataset = Layout(chain.root, "one").dataset
+
+    first = chain.run(chain.plan("one", "0", snapshot=NEWER))
+    assert first["version"] == 1
+    assert [stage for stage, _ in chain.worked()] == ["extract", "dedup", *GROUP, "publish"]
+
+    # The same again: no stage works, no version is made.
+    again = chain.run(chain.plan("one", "0", snapshot=NEWER))
+    assert (again["version"], again["done_before"]) == (1, True)
+    assert chain.worked() == []
+
+    # One more WAT file: only its work.
+    before = shard_bytes(chain, "one")
+    more = chain.run(chain.plan("one", "0-1", snapshot=NEWER))
+    assert more["version"] == 2
+    assert [(s, w) for s, w in chain.worked() if w] == [(s, "00001") for s in ("extract", *GROUP)]
+    assert before.items() < shard_bytes(chain, "one").items()
+
+    # The truth, by construction of the world.
+    version = read_version(dataset)
+    uids = open_table(dataset, version).to_pyarrow_table(columns=["uid"])["uid"].to_pylist()
+    expected = {name: wat for name, wat in world.expected.of(NEWER).items() if name in ("00000", "00001")}
+    assert compare(expected, {unit.wat_file: _drops(unit.flows) for unit in version.units.values()}, uids) == []
+    assert count_samples(dataset, version) == version.samples == len(uids)
+    # The version before it is still whole.
+    assert count_samples(dataset, 1) == len(expected["00000"].uids)
+
+    # Another dataset under the same root, from the same WAT file: all its samples, and the same bytes.
+    chain.run(chain.plan("two", "0", snapshot=NEWER))
+    assert shard_bytes(chain, "two") == before
+
+    # Another threshold: decisions and what follows; no image is fetched, no embedding computed.
+    asked = [s["manifest"] for s in chain.summaries if s["stage"] == "download"]
+    scores = list(_folder(chain, "two").rglob("filter/scores/*.json"))
+    strict = chain.run(chain.plan("two", "0", "filter.min_similarity=0.75", "filter.min_similarity_other=0.75", snapshot=NEWER))
+    assert [stage for stage, _ in chain.worked()] == ["filter", "validate", "convert", "upload", "publish"]
+    assert [s["manifest"] for s in chain.summaries if s["stage"] == "download"] == asked
+    assert list(_folder(chain, "two").rglob("filter/scores/*.json")) == scores
+    assert 0 < strict["samples"] < first["samples"]
+
+
+def test_a_store_on_s3_gives_the_same_bytes(
+    tmp_path: Path, s3_root: str, world: World, origin: Origin, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stage relies on a local disk between tasks: all that is handed on lies in the store."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    Registry(s3_root).register(NEWER, collinfo=str(world.collinfo), source=str(world.crawl))
+    remote = Chain(s3_root, origin.address)
+    remote.run(remote.plan("one", "2", snapshot=NEWER))
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "a stage leaves nothing behind on its machine"
+    chain.run(chain.plan("local", "2", snapshot=NEWER))
+    assert shard_bytes(remote, "one") == shard_bytes(chain, "local")
+    dataset = Layout(s3_root, "one").dataset
+    assert count_samples(dataset) == read_version(dataset).samples > 0
+
+
+def _folder(chain: Chain, dataset: str) -> Path:
+    return Path(Layout(chain.root, dataset).dataset.removeprefix("file://"))
+
+
+def _drops(flows: list[dict[str, object]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for flow in flows:
+        stage = found.setdefault(str(flow["stage"]), {})
+        for reason, count in flow["drops"].items():  # type: ignore[attr-defined]
+            stage[reason] = stage.get(reason, 0) + count
+    return found
