@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.wat2mds.programs import Programs
 from wat2mds.plan import WatUnit, choose_wat_files, first_stage, plan_run, stage_arguments
-from wat2mds.settings import child_environment, load_settings
+from wat2mds.settings import load_settings
 from wat2mds.snapshots import Registry
 
 GROUP = ("download", "filter", "validate", "convert", "upload")
@@ -22,6 +21,7 @@ class Chain:
 
     root: str
     resolver: str
+    programs: Programs
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
     def plan(
@@ -47,9 +47,9 @@ class Chain:
         return published
 
     def stage(self, stage: str, units: WatUnit | Sequence[WatUnit]) -> dict[str, Any]:
-        command = [sys.executable, "-m", "wat2mds", *stage_arguments(stage, units)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=child_environment())
-        assert done.returncode == 0, f"{' '.join(command[2:])}\nended {done.returncode}\n{done.stderr[-4000:]}"
+        arguments = stage_arguments(stage, units)
+        done = self.programs.run(arguments)
+        assert done.code == 0, f"wat2mds {' '.join(arguments)}\nended {done.code}\n{done.stderr[-4000:]}"
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         self.summaries.append(summary)
         return summary

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.wat2mds.chain import GROUP, Chain
+from tests.wat2mds.programs import Programs
 from wat2mds.reading import count_samples
 from wat2mds.snapshots import Registry
 from wat2mds.store import Layout, Store
@@ -18,10 +19,10 @@ from wat2mds.world.origin import Origin
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, world: World, origin: Origin) -> Chain:
+def chain(tmp_path_factory: pytest.TempPathFactory, world: World, origin: Origin, programs: Programs) -> Chain:
     root = (tmp_path_factory.mktemp("chain") / "store").as_uri()
     Registry(root).register(NEWER, collinfo=str(world.collinfo), source=str(world.crawl))
-    return Chain(root, origin.address)
+    return Chain(root, origin.address, programs)
 
 
 def shard_bytes(chain: Chain, dataset: str) -> dict[str, str]:
@@ -80,7 +81,7 @@ def test_a_store_on_s3_gives_the_same_bytes(
     """No stage relies on a local disk between tasks: all that is handed on lies in the store."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     Registry(s3_root).register(NEWER, collinfo=str(world.collinfo), source=str(world.crawl))
-    remote = Chain(s3_root, origin.address)
+    remote = Chain(s3_root, origin.address, chain.programs)
     remote.run(remote.plan("one", "2", snapshot=NEWER))
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "a stage leaves nothing behind on its machine"
     chain.run(chain.plan("local", "2", snapshot=NEWER))

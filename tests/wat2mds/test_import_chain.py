@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.wat2mds.chain import Chain
+from tests.wat2mds.programs import Programs
 from tests.wat2mds.world.shared_photographs import fondant_rows
 from wat2mds.imports import find_files, number_files
 from wat2mds.plan import WatUnit, plan_import
@@ -52,8 +53,8 @@ def plan(chain: Chain, folder: Path) -> list[WatUnit]:
 
 @pytest.mark.shared
 @pytest.mark.timeout(600)  # some fifteen programs one after the other
-def test_a_list_takes_the_same_road(tmp_path: Path, shared: Path, served: Origin) -> None:
-    chain = Chain((tmp_path / "store").as_uri(), served.address)
+def test_a_list_takes_the_same_road(tmp_path: Path, shared: Path, served: Origin, programs: Programs) -> None:
+    chain = Chain((tmp_path / "store").as_uri(), served.address, programs)
     lists_of(shared, tmp_path / "lists")
     units = plan(chain, tmp_path / "lists")
     published = chain.run(units)
