@@ -23,11 +23,11 @@ from wat2mds.cli.runs import DAG
 from wat2mds.deploy.follow import show_task
 from wat2mds.deploy.launcher import USER, Launcher
 from wat2mds.deploy.rest import AirflowClient
+from wat2mds.derived.contact_sheet import write_contact_sheet
 from wat2mds.errors import Wat2MdsError
 from wat2mds.snapshots import Registry, Snapshot
 from wat2mds.store import Layout, Store
 from wat2mds.versions import Version, newest_version, open_table
-from wat2mds.world.contact_sheet import write_contact_sheet
 from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world
 from wat2mds.world.expected import compare
 
