@@ -77,6 +77,7 @@ class Demo:
             "version": version.number,
             "samples": version.samples,
             "contact_sheet": str(self.home / "contact_sheet.png"),
+            "card": f"{self.layout.dataset}/card.html",
         }
 
     # -- building
@@ -244,6 +245,7 @@ class Demo:
             self._say(f"  {seen} samples in all")
         self._say(f"\nDataset        {self.layout.dataset} (version {version.number})")
         self._say(f"Contact sheet  {sheet}")
+        self._say(f"Dataset card   {self.layout.dataset}/card.html")
         self._say(f"Web UI         {airflow.url}   user {USER}   password {airflow.password}")
 
     def _say(self, text: str) -> None:

@@ -61,6 +61,7 @@ class Card:
     settings: Settings
     numbers: list[tuple[str, str]]
     figures: list[Figure]
+    drops: Rows
     table1: Rows
     deciles: Rows
     profile: Rows
@@ -72,6 +73,11 @@ class Card:
     @property
     def title(self) -> str:
         return f"{self.name}, version {self.version.number}"
+
+    @property
+    def published(self) -> str:
+        """When, in UTC."""
+        return self.version.published_at[:16].replace("T", " ") + " UTC"
 
     @property
     def snippet(self) -> str:
@@ -105,6 +111,7 @@ def build_card(
         settings=settings,
         numbers=_numbers(version, statistics),
         figures=[*_funnels(version), *_distributions(settings, statistics), *_rankings(statistics)],
+        drops=_drops(version),
         table1=_table1(statistics),
         deciles=_deciles(statistics),
         profile=_profile(version, settings),
@@ -166,8 +173,8 @@ def _funnels(version: Version) -> list[Figure]:
     if ranked:
         rows = [Bar(reason, count, f"{count:,}", _stage_of(reason)) for reason, count in ranked[:_TOP]]
         rest = len(ranked) - _TOP
-        note = "Each with the stage that drops for it." + (f" {rest} rarer reasons are not shown." if rest > 0 else "")
-        figures.append(Figure("drops", "Drop reasons", plots.bars(rows, label_width=150), note))
+        note = "Each with the stage that drops for it." + (f" {rest} rarer reasons stand in the table below." if rest > 0 else "")
+        figures.append(Figure("drops", "Drop reasons", plots.bars(rows), note))
     return figures
 
 
@@ -193,12 +200,21 @@ def _funnel(flows: Sequence[Flow]) -> str:
         lost = [f"−{count:,} {reason}" for reason, count in ranking(Counter(flow.drops))]
         under = ", ".join([*lost[:3], f"{len(lost) - 3} other reasons"] if len(lost) > 4 else lost)
         share = f"{flow.left:,} ({flow.left / first:.1%})" if first else "0"
-        rows.append(Bar("published" if flow.target == "uploaded" else flow.target, flow.left, share, under, strong=True))
-    return plots.bars(rows, label_width=84)
+        rows.append(Bar("published" if flow.target == "uploaded" else flow.target, flow.left, share, under=under, strong=True))
+    return plots.bars(rows)
 
 
 def _stage_of(reason: str) -> str:
     return next((known.stage for known in DropReason if known == reason), "")
+
+
+def _drops(version: Version) -> Rows:
+    """Every reason that occurred, by stage."""
+    drops: Counter[str] = Counter()
+    for _, flow in summed_flows(version):
+        drops.update(flow.drops)
+    rows: list[tuple[str, ...]] = [(str(r), f"{drops[r]:,}", r.stage, r.description) for r in DropReason if drops[r]]
+    return Rows("All drop reasons", ("reason", "dropped", "stage", "meaning"), rows)
 
 
 # -- distributions
@@ -234,7 +250,7 @@ def _distributions(settings: Settings, statistics: Statistics) -> list[Figure]:
         note = "Original sizes, before resizing. Dashed: 256, 512 and 1,024 pixels, as in Table 1. Darker is more."
         svg = plots.grid(cells, parts=2, marks=SIDES, axes=("width, pixels", "height, pixels"))  # type: ignore[arg-type]
         figures.append(Figure("sizes", "Image sizes", svg, note))
-    add("bytes", "File sizes", 1, "bytes as fetched", [], ticks=[(4 * p, _bytes(2**p)) for p in range(10, 32, 2)])
+    add("bytes", "File sizes", 1, "bytes as fetched", [], ticks=_octaves([quarter for quarter, _ in statistics.numbers("bytes")]))
     unsafe = [(chosen.max_punsafe, f"≤ {chosen.max_punsafe:g}")] if chosen.max_punsafe is not None else []
     add("punsafe", "Probability of unsafe content", SHARE, "punsafe", unsafe)
     marked = [(chosen.max_pwatermark, f"≤ {chosen.max_pwatermark:g}")] if chosen.max_pwatermark is not None else []
@@ -243,6 +259,14 @@ def _distributions(settings: Settings, statistics: Statistics) -> list[Figure]:
     add("aesthetic", "Aesthetic score", AESTHETIC, "score", pleasing)
     add("toxicity", "Inappropriate content", SHARE, "toxicity", [])
     return figures
+
+
+def _octaves(quarters: Sequence[int]) -> list[tuple[float, str]]:
+    """About five powers of two to label an axis of quarter octaves with."""
+    if not quarters:
+        return []
+    low, high = min(quarters) // 4, max(quarters) // 4 + 1
+    return [(4 * power, _bytes(2**power)) for power in range(low, high + 1, max(1, math.ceil((high - low) / 5)))]
 
 
 def _nulls(statistics: Statistics, name: str) -> str:
@@ -275,7 +299,7 @@ def _rankings(statistics: Statistics) -> list[Figure]:
             rows.append(Bar(nothing, counts[""], _counted(counts[""], statistics)))
         rest = f"{len(ranked) - _TOP:,} others: {_counted(others, statistics)}." if len(ranked) > _TOP else ""
         if rows:
-            figures.append(Figure(name, title, plots.bars(rows, label_width=150), " ".join(filter(None, (rest, note)))))
+            figures.append(Figure(name, title, plots.bars(rows, keep_end=name == "host"), " ".join(filter(None, (rest, note)))))
     return figures
 
 

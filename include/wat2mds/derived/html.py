@@ -29,32 +29,37 @@ p{margin:0 0 12px;max-width:72ch}
   border:1px solid var(--rule);border-radius:10px;overflow:hidden}
 .numbers div{background:var(--paper);padding:14px 16px}
 .numbers b{display:block;font-size:1.45rem;line-height:1.25;font-variant-numeric:tabular-nums}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:20px;align-items:start}
+.plots{columns:430px 2;column-gap:20px}
 figure{margin:0}
-.plot{border:1px solid var(--rule);border-radius:10px;padding:16px 18px}
+.plot{break-inside:avoid;margin-bottom:20px;border:1px solid var(--rule);border-radius:10px;padding:16px 18px}
 .plot svg{display:block;width:100%;max-width:560px;height:auto}
 figcaption{font-size:.875rem;color:var(--faint);margin-top:8px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{font-weight:600;white-space:nowrap}
+table:not(.counts) td:last-child{min-width:200px}
+table.counts td:first-child,table.counts th:first-child{white-space:nowrap}
 table.counts td:not(:first-child),table.counts th:not(:first-child){text-align:right;white-space:nowrap}
 td.code{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.85rem}
 dl{margin:0;display:grid;grid-template-columns:minmax(120px,180px) 1fr;gap:10px 20px}
 dt{font-weight:600}
 dd{margin:0;max-width:72ch}
+details{margin-top:8px} summary{cursor:pointer;padding:6px 0}
 pre{margin:0 0 14px;padding:14px 16px;border:1px solid var(--rule);border-radius:10px;overflow-x:auto;
   font:.85rem/1.5 ui-monospace,Menlo,Consolas,monospace}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:20px 16px}
 .sheet img{display:block;width:100%;height:150px;object-fit:contain;background:var(--rule);border-radius:6px}
 .sheet figcaption{line-height:1.35;color:var(--ink);overflow-wrap:anywhere}
-.sheet .clamp{display:-webkit-box;-webkit-line-clamp:4;-webkit-box-orient:vertical;overflow:hidden}
-@MEDIA main{padding:24px 16px 48px}
+.sheet .under{display:block;font-size:.78rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.sheet .clamp{display:-webkit-box;-webkit-line-clamp:4;-webkit-box-orient:vertical;overflow:hidden;margin-bottom:4px}
+@media(max-width:560px){
+main{padding:24px 16px 48px}
 h1{font-size:1.6rem}
 dl{grid-template-columns:1fr;gap:2px}
 dd{margin-bottom:10px}
 .plot{padding:12px}
-.sheet{grid-template-columns:repeat(2,1fr)}
+.sheet{grid-template-columns:repeat(2,minmax(0,1fr))}
 }
 """
 
@@ -66,7 +71,7 @@ def render(card: Card) -> str:
     others = [figure for figure in card.figures if figure not in funnels]
     body = [
         f"<header><h1>{escape(card.name)}</h1>",
-        f'<p class="faint">Version {version.number}, published {escape(version.published_at)} by {escape(version.code)}. '
+        f'<p class="faint">Version {version.number}, published {escape(card.published)} by {escape(version.code)}. '
         f"Image-text pairs from Common Crawl, profile <b>{escape(card.settings.profile)}</b>, "
         f"CLIP model {escape(version.clip_model)}.</p>",
         '<div class="numbers">'
@@ -75,7 +80,7 @@ def render(card: Card) -> str:
         ),
         "</div></header>",
         _section("Samples", _sheet(card)) if card.pictures else "",
-        _section("Funnel", _plots(funnels)),
+        _section("Funnel", _plots(funnels) + _folded(card.drops)),
         _section("What is in it", _plots(others)),
         _section(card.table1.title, _table(card.table1, counts=True)),
         _section(card.deciles.title, _table(card.deciles, counts=True)),
@@ -122,6 +127,10 @@ def _table(rows: Rows, *, counts: bool = False) -> str:
     return f'{note}<div class="scroll"><table{style}><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
+def _folded(rows: Rows) -> str:
+    return f"<details><summary>{escape(rows.title)}</summary>{_table(rows)}</details>" if rows.rows else ""
+
+
 def _points(points: Sequence[Point]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(what)}</dt><dd>{escape(why)}</dd>" for what, why in points) + "</dl>"
 
@@ -133,14 +142,18 @@ def _sheet(card: Card) -> str:
             url, width, height = thumbnail(image)
         except OSError:  # a damaged image: `wat2mds verify` says so
             continue
-        similarity = "" if sample["similarity"] is None else f"similarity {sample['similarity']:.3f} · "
+        similarity = "" if sample["similarity"] is None else f"CLIP {sample['similarity']:.3f} · "
         size = f"{sample['original_width']}×{sample['original_height']}"
         cells.append(
             f'<figure><img alt="" src="{url}" width="{width}" height="{height}"><figcaption><span class="clamp" dir="auto">'
-            f'{escape(sample["caption"])}</span><span class="small faint">{escape(similarity + size)}<br>{escape(sample["host"])}</span>'
+            f'{escape(sample["caption"])}</span><span class="under faint">{escape(similarity + size)}</span>'
+            f'<span class="under faint" title="{escape(sample["host"])}">{escape(sample["host"])}</span>'
             "</figcaption></figure>"
         )
-    note = "Drawn at random (the smallest uids), without those that are tagged or scored unsafe; each with its caption and host."
+    note = (
+        "Drawn at random (the smallest uids), without those that are tagged or scored unsafe; "
+        "each with its caption, similarity, original size and host."
+    )
     return f'<p class="small faint">{note}</p><div class="sheet">{"".join(cells)}</div>'
 
 

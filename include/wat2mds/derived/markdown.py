@@ -24,7 +24,7 @@ def render(card: Card, pictures: str) -> str:
     parts = [
         _front_matter(card),
         f"# {plain(card.name)}",
-        f"Version {version.number}, published {plain(version.published_at)} by {plain(version.code)}. Image-text pairs from Common Crawl, "
+        f"Version {version.number}, published {plain(card.published)} by {plain(version.code)}. Image-text pairs from Common Crawl, "
         f"profile **{plain(card.settings.profile)}**, CLIP model {plain(version.clip_model)}.",
         numbers,
     ]
@@ -36,7 +36,7 @@ def render(card: Card, pictures: str) -> str:
             if figure.name.startswith(("funnel", "drops")) == wanted:
                 parts += [f"### {figure.title}", f"![{figure.title}]({pictures}{figure.name}.svg)"]
                 parts += [plain(figure.note.strip())] if figure.note.strip() else []
-    for rows in (card.table1, card.deciles, card.profile):
+    for rows in (card.drops, card.table1, card.deciles, card.profile):
         parts += [f"## {plain(rows.title)}", plain(rows.note), _table(rows)]
     parts += ["## Where it differs from LAION on purpose", _points(card.deviations), "## Known limits", _points(card.limits)]
     parts += ["## Loading it", "Exactly this version, checked against its record:", f"```python\n{card.snippet}```"]

@@ -15,7 +15,7 @@ from html import escape
 
 WIDTH = 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 40
-_LINE = 22
+_LINE, _WIDEST_LABEL = 22, 200
 LIGHT = {
     "ink": "#1c1d22",
     "faint": "#686b76",
@@ -44,35 +44,37 @@ svg .mark{stroke:var(--mark);stroke-dasharray:4 3;stroke-width:1.5} svg text.mar
 
 @dataclass(frozen=True)
 class Bar:
-    """``value`` of it is filled; ``text`` stands after it, ``under`` below it in a smaller line of its own."""
+    """``value`` of it is filled; ``text`` stands after it, then ``after`` more faintly, ``under`` below it in lines of its own."""
 
     label: str
     value: float
     text: str
+    after: str = ""
     under: str = ""
     strong: bool = False
 
 
-def bars(rows: Sequence[Bar], *, label_width: int = 130) -> str:
-    """Horizontal bars from the largest possible width, one a row."""
+def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
+    """Horizontal bars, one a row. A label that is too long loses its end, or with ``keep_end`` its beginning, as hosts do."""
     most = max((row.value for row in rows), default=0) or 1
-    text_width = max((_width(row.text) for row in rows), default=0) + 8
-    room = WIDTH - label_width - text_width
+    labels = min(_WIDEST_LABEL, max((_width(row.label, row.strong) for row in rows), default=0)) + 10
+    texts = max((_width(f"{row.text}  {row.after}", row.strong) for row in rows), default=0) + 8
+    room = max(60, WIDTH - labels - texts)
     parts, y = [], 4
     for row in rows:
         length = max(1.5, room * row.value / most) if row.value else 0
         style = " strong" if row.strong else ""
-        parts.append(
-            f'<text class="end{style}" x="{label_width - 8}" y="{y + 13}">{_shorter(row.label, label_width - 10)}</text>'
-        )
-        parts.append(f'<rect class="bar" x="{label_width}" y="{y + 2}" width="{length:.1f}" height="14" rx="2"/>')
-        parts.append(f'<text class="{style}" x="{label_width + length + 6:.1f}" y="{y + 13}">{escape(row.text)}</text>')
+        label = _shorter(row.label, labels - 10, row.strong, keep_end)
+        parts.append(f'<text class="end{style}" x="{labels - 8:.1f}" y="{y + 13}">{label}</text>')
+        parts.append(f'<rect class="bar" x="{labels:.1f}" y="{y + 2}" width="{length:.1f}" height="14" rx="2"/>')
+        after = f'<tspan class="faint" dx="6">{escape(row.after)}</tspan>' if row.after else ""
+        parts.append(f'<text class="{style}" x="{labels + length + 6:.1f}" y="{y + 13}">{escape(row.text)}{after}</text>')
         y += _LINE
         if row.under:
-            for line in _lines(row.under, WIDTH - label_width):
-                parts.append(f'<text class="faint" x="{label_width}" y="{y + 7}">{escape(line)}</text>')
+            for line in _lines(row.under, WIDTH - labels):
+                parts.append(f'<text class="faint" x="{labels:.1f}" y="{y + 10}">{escape(line)}</text>')
                 y += 15
-            y += 6
+            y += 9
     return _svg("".join(parts), y + 2)
 
 
@@ -206,16 +208,16 @@ def _side(pixels: int) -> str:
     return f"{pixels // 1024}k" if pixels >= 1024 else str(pixels)
 
 
-def _width(text: str) -> float:
-    """Units that a text takes, about: scripts written in squares take more."""
-    return sum(11.5 if unicodedata.east_asian_width(letter) in "WF" else 6.4 for letter in text)
+def _width(text: str, strong: bool = False) -> float:
+    """Units that a text takes at most, in the widest of the usual fonts: scripts written in squares take more."""
+    return sum(11.8 if unicodedata.east_asian_width(letter) in "WF" else 7.6 if strong else 7.1 for letter in text)
 
 
-def _shorter(text: str, room: float) -> str:
-    if _width(text) > room:
-        while text and _width(text + "…") > room:
-            text = text[:-1]
-        text += "…"
+def _shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
+    if _width(text, strong) > room:
+        while text and _width(text + "…", strong) > room:
+            text = text[1:] if keep_end else text[:-1]
+        text = "…" + text if keep_end else text + "…"
     return escape(text)
 
 
