@@ -9,7 +9,8 @@ is that of its new WAT files. What does not belong here: the root index (publish
     release.py        LAION's columns as parquet; the few large files that other tools take
     statistics.py     counts that add up
     deviations.py     what differs from LAION, and known limits
-    card.py           what a card says; plots.py, html.py, markdown.py, pictures.py, contact_sheet.py: how it looks
+    card.py           what a card says, with tables.py
+    html.py           how it looks, with markdown.py, plots.py, pictures.py, contact_sheet.py
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ from wat2mds.versions import PublishedUnit, StoredObject, Version, newest_number
 log = logging.getLogger(__name__)
 # Units at a time: each holds its metadata rows, some tens of megabytes.
 _THREADS = 4
+# Parts that a publish makes; a batch has up to 60. More are missing where a dataset was published without them, or from the lists.
+_MOST_AT_A_PUBLISH = 200
+# Versions back whose list of parts is looked for, where those between were withdrawn or lack theirs.
+_BACK = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Derived:
 def derive_quietly(dataset_url: str, version: Version) -> None:
     """``derive`` after a publish: the version is committed and whole without it, so whatever goes wrong here is logged, not raised."""
     try:
-        done = derive(dataset_url, version)
+        done = derive(dataset_url, version, at_most=_MOST_AT_A_PUBLISH)
     except Exception as error:
         log.warning(
             "version %d is published, but its release view and card are not complete: %s: %s. Make them: wat2mds derive --version %d",
@@ -64,13 +69,17 @@ def derive_quietly(dataset_url: str, version: Version) -> None:
         log.info("card: %s", done.card)
 
 
-def derive(dataset_url: str, version: Version, *, anew: bool = False) -> Derived:
+def derive(dataset_url: str, version: Version, *, anew: bool = False, at_most: int | None = None) -> Derived:
     """Make what is missing of a version's release view, statistics and card; ``anew``: make the parts again though they are there.
 
-    Raises DataError or TransientError where an object that the record names is gone or damaged.
+    Raises DataError or TransientError where an object that the record names is gone or damaged, and DataError where more than
+    ``at_most`` parts are missing.
     """
     dataset = Store(dataset_url)
     known = {} if anew else _known_parts(dataset, version)
+    missing = sum(unit.unit_name not in known for unit in version.units.values())
+    if at_most is not None and missing > at_most:
+        raise DataError(f"the parts of {missing:,} WAT files are missing, which takes longer than a publish should")
     made: list[str] = []
 
     def part(unit: PublishedUnit) -> tuple[StoredObject, Statistics | None]:
@@ -130,7 +139,7 @@ def _total_path(number: int) -> str:
 
 def _known_parts(dataset: Store, version: Version) -> dict[str, StoredObject]:
     """Parts that an earlier version's list, or this one's, names; those it took over are not looked at again."""
-    for number in (version.number, version.number - 1):
+    for number in range(version.number, max(0, version.number - _BACK), -1):
         try:
             listing = dataset.read_json(release.list_path(number))
             found = {e["unit_name"]: StoredObject(e["path"], e["bytes"], e["sha256"]) for e in listing["parts"]}
@@ -161,13 +170,15 @@ def _sum(
 
 
 def _counted_before(dataset: Store, version: Version) -> tuple[Statistics, set[str]]:
-    try:
-        found = dataset.read_json(_total_path(version.number - 1))
-        units = set(found["units"])
-        if units <= {unit.unit_name for unit in version.units.values()}:
-            return Statistics.from_json(found), units
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass
+    current = {unit.unit_name for unit in version.units.values()}
+    for number in range(version.number - 1, max(0, version.number - _BACK), -1):
+        try:
+            found = dataset.read_json(_total_path(number))
+            if (units := set(found["units"])) <= current:
+                return Statistics.from_json(found), units
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue
+        break  # a WAT file was replaced: what it had cannot be taken away again
     return Statistics(), set()
 
 

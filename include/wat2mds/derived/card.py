@@ -11,23 +11,20 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from wat2mds.derived import plots
-from wat2mds.derived.deviations import Point, deviations, download_size, limits
+from wat2mds.derived import plots, tables
+from wat2mds.derived.deviations import Point, deviations, file_name, limits
 from wat2mds.derived.plots import Bar
 from wat2mds.derived.statistics import AESTHETIC, SHARE, SIDES, SIMILARITY, Statistics, ranking
+from wat2mds.derived.tables import Rows
 from wat2mds.drops import DropReason
-from wat2mds.errors import ConfigError
 from wat2mds.manifest import Flow
-from wat2mds.settings import Settings, read_profile
+from wat2mds.settings import Settings
 from wat2mds.store import Store
 from wat2mds.versions import Version
 
 _TOP = 12
-# laion.ai/blog/laion-400-open-dataset, of 413 million: what share of them is as large.
-LAION_400M = {"either": (0.649, 0.271, 0.063), "both": (0.511, 0.162, 0.023)}
 _PAGE_UNITS = {"records", "pages"}
 
 
@@ -38,16 +35,6 @@ class Figure:
     name: str
     title: str
     svg: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A small table; ``head`` names its columns."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
     note: str = ""
 
 
@@ -73,6 +60,11 @@ class Card:
     @property
     def title(self) -> str:
         return f"{self.name}, version {self.version.number}"
+
+    @property
+    def model(self) -> str:
+        """CLIP model and weights."""
+        return f"{self.settings.filter.clip_model}, {file_name(self.settings.filter.clip_pretrained)}"
 
     @property
     def published(self) -> str:
@@ -111,10 +103,10 @@ def build_card(
         settings=settings,
         numbers=_numbers(version, statistics),
         figures=[*_funnels(version), *_distributions(settings, statistics), *_rankings(statistics)],
-        drops=_drops(version),
-        table1=_table1(statistics),
-        deciles=_deciles(statistics),
-        profile=_profile(version, settings),
+        drops=tables.drops_table(version),
+        table1=tables.size_table(statistics),
+        deciles=tables.deciles_table(statistics),
+        profile=tables.profile_table(version, settings),
         deviations=deviations(settings, statistics),
         limits=limits(settings, statistics),
         pictures=list(pictures),
@@ -141,20 +133,8 @@ def _numbers(version: Version, statistics: Statistics) -> list[tuple[str, str]]:
 # -- the funnels
 
 
-def summed_flows(version: Version) -> list[tuple[str, Flow]]:
-    """(stage, flow) over all WAT files, in the order in which a WAT file goes through them."""
-    totals: dict[tuple[str, str, str], Flow] = {}
-    for unit in version.units.values():
-        for found in unit.flows:
-            key = (found["stage"], found["source"], found["target"])
-            old = totals.get(key, Flow(key[1], key[2], 0, 0))
-            drops = Counter(old.drops) + Counter(found["drops"])
-            totals[key] = Flow(key[1], key[2], old.entered + found["entered"], old.left + found["left"], dict(drops))
-    return [(stage, flow) for (stage, _, _), flow in totals.items()]
-
-
 def _funnels(version: Version) -> list[Figure]:
-    flows = summed_flows(version)
+    flows = tables.summed_flows(version)
     pages = [flow for _, flow in flows if flow.source in _PAGE_UNITS]
     pairs = _one_beginning([flow for _, flow in flows if flow.source not in _PAGE_UNITS])
     figures = []
@@ -206,15 +186,6 @@ def _funnel(flows: Sequence[Flow]) -> str:
 
 def _stage_of(reason: str) -> str:
     return next((known.stage for known in DropReason if known == reason), "")
-
-
-def _drops(version: Version) -> Rows:
-    """Every reason that occurred, by stage."""
-    drops: Counter[str] = Counter()
-    for _, flow in summed_flows(version):
-        drops.update(flow.drops)
-    rows: list[tuple[str, ...]] = [(str(r), f"{drops[r]:,}", r.stage, r.description) for r in DropReason if drops[r]]
-    return Rows("All drop reasons", ("reason", "dropped", "stage", "meaning"), rows)
 
 
 # -- distributions
@@ -305,86 +276,6 @@ def _rankings(statistics: Statistics) -> list[Figure]:
 
 def _counted(count: int, statistics: Statistics) -> str:
     return f"{count:,} ({count / statistics.samples:.1%})" if statistics.samples else "0"
-
-
-# -- tables
-
-
-def _table1(statistics: Statistics) -> Rows:
-    counts = statistics.count("table1")
-    rows = []
-    for place, side in enumerate(SIDES):
-        cells = []
-        for which in ("either", "both"):
-            count = counts[f"{which} {side}"]
-            share = count / statistics.samples if statistics.samples else 0.0
-            cells += [f"{count:,}", f"{share:.1%}", f"{LAION_400M[which][place]:.1%}"]
-        rows.append((f"≥ {side:,} px", *cells))
-    head = ("", "width or height", "share", "LAION-400M", "width and height", "share", "LAION-400M")
-    return Rows(
-        "Table 1: image sizes", head, rows, "As in LAION-400M's announcement, whose shares of 413 million stand beside ours."
-    )
-
-
-def _deciles(statistics: Statistics) -> Rows:
-    shares = [n / 10 for n in range(1, 10)]
-    rows = []
-    for name, title, width, form in (
-        ("similarity", "similarity", SIMILARITY, "{:.3f}"),
-        ("caption_chars", "caption length", 1, "{:.0f}"),
-    ):
-        found = [statistics.quantile(name, share) for share in shares]
-        rows.append((title, *(("–" if bin_ is None else form.format(bin_ * width)) for bin_ in found)))
-    head = ("share of samples below", *(f"{share:.0%}" for share in shares))
-    return Rows("Deciles", head, rows, "LAION-400M: similarity 0.307 to 0.355, caption length 25 to 73.")
-
-
-def _profile(version: Version, settings: Settings) -> Rows:
-    """The profile's rules with the source that stands beside each, and what this version was built with."""
-    try:
-        groups, sources = read_profile(settings.profile), profile_sources(settings.profile)
-    except ConfigError:
-        groups, sources = {}, {}
-    values = version.settings
-    rows: list[tuple[str, ...]] = []
-    keys = [f"{group}.{key}" for group, entries in groups.items() for key in entries]
-    thresholds = ("min_similarity", "min_similarity_other", "max_punsafe", "max_pwatermark", "min_aesthetic", "languages")
-    keys += [key for name in thresholds if (key := f"filter.{name}") not in keys and values["filter"].get(name) is not None]
-    for key in keys:
-        group, _, name = key.partition(".")
-        value, said = values.get(group, {}).get(name), groups.get(group, {}).get(name)
-        changed = said is not None and value != said
-        note = f"set for this version; the profile says {_shown(said)}" if changed else sources.get(key, "")
-        rows.append((key, _shown(value), note))
-    heads = [h for h in (settings.filter.safety_head, settings.filter.watermark_head, settings.filter.aesthetic_head) if h]
-    note = (
-        f"Images are stored at {download_size(settings)}. Models: CLIP {version.clip_model}; heads: {', '.join(heads) or 'none'}; "
-        "language: lingua; perceptual hash: PDQ."
-    )
-    others = Counter(unit.profile for unit in version.units.values() if unit.settings not in ("", version.settings_digest))
-    if others:
-        named = ", ".join(f"{count:,} under {profile}" for profile, count in ranking(others))
-        note += f" {sum(others.values()):,} WAT files were built with other settings before ({named})."
-    return Rows(f"Profile {settings.profile}", ("setting", "value", "source"), rows, note)
-
-
-def profile_sources(name: str) -> dict[str, str]:
-    """The comment beside each setting in a profile's file."""
-    text = (resources.files("wat2mds") / "profiles" / f"{name}.toml").read_text("utf-8")
-    found, group = {}, ""
-    for line in text.splitlines():
-        if line.startswith("["):
-            group = line.strip("[] ")
-        elif "=" in line and " # " in line and not line.startswith("#"):
-            setting, _, comment = line.partition(" # ")
-            found[f"{group}.{setting.partition('=')[0].strip()}"] = comment.strip()
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def _bytes(size: float) -> str:

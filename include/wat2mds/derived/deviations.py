@@ -23,42 +23,42 @@ def deviations(settings: Settings, statistics: Statistics) -> list[Point]:
         *_scores(settings, statistics),
         (
             "SAMPLE_ID",
-            "is mmh3.hash64(URL + TEXT), the key of LAION-5B's tag files (column hash), not a running number; "
+            "It is mmh3.hash64(URL + TEXT), the key of LAION-5B's tag files (column hash), not a running number; "
             "the join key here is uid, of the normalised URL and the caption.",
         ),
         (
             "WIDTH, HEIGHT",
-            "are what they say, of the original: LAION's early releases had the two swapped, and those above 4K scaled down.",
+            "They are what they say, of the original: LAION's early releases had the two swapped, and those above 4K scaled down.",
         ),
     ]
 
 
 def _pairs(settings: Settings) -> Iterator[Point]:
     if settings.extract.compatibility:
-        yield ("Pairs", "are cc2dataset's own, for comparison: none of the rules about captions and URLs holds.")
+        yield ("Pairs", "They are cc2dataset's own, for comparison: none of the rules about captions and URLs holds.")
         return
     yield (
         "Links",
-        "only IMG@/src links with alt text count. LAION's workers took every link with an alt, whatever its kind."
+        "Only IMG@/src links with alt text count. LAION's workers took every link with an alt, whatever its kind."
         + (" Where an image has no alt its title is taken." if settings.extract.title_fallback else ""),
     )
     yield (
         "Relative URLs",
-        "are resolved against the page and its <base>. LAION's workers checked URLs before joining them and lost these.",
+        "They are resolved against the page and its <base>. LAION's workers checked URLs before joining them and lost these.",
     )
     yield (
         "Captions",
-        "entities decoded, mojibake repaired, NFC, white space collapsed, control characters removed; nothing is replaced. "
+        "Entities are decoded, mojibake repaired, NFC, white space collapsed, control characters removed; nothing is replaced. "
         f"Those above {settings.extract.max_caption_chars:,} characters are dropped; LAION cut them, and replaced | and tabs.",
     )
     yield (
         "URLs",
-        f"above {settings.extract.max_url_chars:,} characters are dropped, not cut; hosts that are no public names are dropped. "
+        f"Those above {settings.extract.max_url_chars:,} characters are dropped, not cut; hosts that are no public names are dropped. "
         "What is no JPEG, PNG or WebP is found from the bytes; LAION also refused any URL with .gif in it.",
     )
     yield (
         "LICENSE",
-        "is chosen among all Creative Commons links of the page, rel=license first. In LAION's code a link decided for all "
+        "It is chosen among all Creative Commons links of the page, rel=license first. In LAION's code a link decided for all "
         "links after it. Either way it is the page's licence, not the image's.",
     )
 
@@ -70,10 +70,10 @@ def _dedup(settings: Settings) -> Iterator[Point]:
         how = (
             f"is a bloom filter's, with an error rate of {settings.dedup.false_positive_rate:g}, made from claims that are kept."
         )
-    yield ("Deduplication", f"of (normalised URL, caption) over all that was ever built into the dataset {how}")
+    yield ("Deduplication", f"By normalised URL and caption, over all that was ever built into the dataset: it {how}")
     yield (
         "Dead URLs",
-        "are not remembered between snapshots: LAION kept a second bloom filter of URLs that had timed out. "
+        "They are not remembered between snapshots: LAION kept a second bloom filter of URLs that had timed out. "
         "Nothing is lost when a task is killed; LAION's workers marked pairs as seen before storing them.",
     )
 
@@ -91,7 +91,7 @@ def _download(settings: Settings) -> Iterator[Point]:
     ]
     yield (
         "Opt-outs",
-        (f"{', '.join(obeyed)} obeyed" if obeyed else "none obeyed, by this run's settings")
+        (f"Obeyed: {', '.join(obeyed)}" if obeyed else "None obeyed, by this version's settings")
         + ", under an honest User-Agent. LAION's workers asked for none of them and posed as a browser.",
     )
     yield (
@@ -106,25 +106,32 @@ def _download(settings: Settings) -> Iterator[Point]:
     if download.min_image_size or download.max_aspect_ratio:
         yield (
             "Size limits",
-            f"shorter side at least {download.min_image_size} px, aspect ratio at most {download.max_aspect_ratio or 'any'}; "
+            f"Shorter side at least {download.min_image_size} px, aspect ratio at most {download.max_aspect_ratio or 'any'}; "
             "LAION had none.",
         )
 
 
 def _scores(settings: Settings, statistics: Statistics) -> Iterator[Point]:
     chosen = settings.filter
-    if (chosen.clip_model, chosen.clip_pretrained) != ("ViT-B-32", "openai"):
+    weights = file_name(chosen.clip_pretrained)
+    if chosen.clip_model not in ("ViT-B-32", "ViT-B-32-quickgelu"):
         yield (
             "Model",
-            f"{chosen.clip_model} ({chosen.clip_pretrained}) in place of OpenAI's ViT-B/32: similarities are not comparable with LAION's.",
+            f"{chosen.clip_model} ({weights}) in place of OpenAI's ViT-B/32: similarities are not comparable with LAION's.",
+        )
+    elif chosen.clip_pretrained != "openai":
+        yield (
+            "Model",
+            f"ViT-B/32 with the weights {weights}: similarities are comparable with LAION's only if these are OpenAI's.",
         )
     yield (
         "CLIP input",
-        f"is the stored image ({download_size(settings)}), as a reader of the shards has it; LAION scored the original, brought to 224 px.",
+        f"CLIP saw the stored image ({download_size(settings)}), as a reader of the shards has it; "
+        "LAION scored the original, brought to 224 px.",
     )
     yield (
         "Languages",
-        "are lingua's, with a threshold on its probability; LAION used CLD2 and CLD3. "
+        "They are lingua's, with a threshold on its probability; LAION used CLD2 and CLD3. "
         + (
             f"Kept: {', '.join(chosen.languages)}."
             if chosen.languages
@@ -133,17 +140,26 @@ def _scores(settings: Settings, statistics: Statistics) -> Iterator[Point]:
             else "All are kept."
         ),
     )
-    yield ("Other languages", "are scored with the same text tower; LAION-5B scored them with a multilingual one.")
+    yield (
+        "Other languages",
+        "Captions in them are scored with the same text tower; LAION-5B scored them with a multilingual one.",
+    )
     if statistics.samples and statistics.count("nsfw")[""] == statistics.samples:
         yield (
             "NSFW",
-            "is empty: LAION's zero-shot tags, and the keyword and category rules that dropped illegal content by them, were not applied."
+            "The tag is empty: LAION's zero-shot tags, and the keyword and category rules that dropped illegal "
+            "content by them, were not applied."
             + (
                 f" Images with punsafe above {chosen.max_punsafe:g} were dropped instead."
                 if chosen.max_punsafe is not None
                 else ""
             ),
         )
+
+
+def file_name(name_or_path: str) -> str:
+    """A model or head as the settings name it; of a file its name, since where it lay is nobody's business."""
+    return name_or_path.rpartition("/")[2] if name_or_path.startswith(("/", ".", "~")) else name_or_path
 
 
 def download_size(settings: Settings) -> str:
@@ -156,32 +172,32 @@ def limits(settings: Settings, statistics: Statistics) -> list[Point]:
     found = [
         (
             "Not safe by itself",
-            "filters alone are not reliable (LAION's own conclusion after Re-LAION). Match the stored hashes (md5, sha1, sha256, PDQ) "
+            "Filters alone are not reliable (LAION's own conclusion after Re-LAION). Match the stored hashes (md5, sha1, sha256, PDQ) "
             "with lists of known harmful content before showing or redistributing images.",
         ),
-        ("Licences", "are those of pages. Images belong to their authors; the metadata says where each was found."),
-        ("Near duplicates", "the same image at another URL, or with another caption, is another sample, as in LAION."),
+        ("Licences", "They are those of pages. Images belong to their authors; the metadata says where each was found."),
+        ("Near duplicates", "The same image at another URL, or with another caption, is another sample, as in LAION."),
         (
             "Captions",
-            "are alt texts as people wrote them: noisy, biased, sometimes offensive, and with names of persons in them.",
+            "They are alt texts as people wrote them: noisy, biased, sometimes offensive, and with names of persons in them.",
         ),
-        ("Reproducibility", "the web changes: what was fetched then may be gone. The hashes are of the bytes as fetched."),
+        ("Reproducibility", "The web changes: what was fetched then may be gone. The hashes are of the bytes as fetched."),
     ]
     for name, what in (("punsafe", "safety"), ("pwatermark", "watermark"), ("aesthetic", "aesthetic")):
         if statistics.samples and not statistics.numbers(name):
-            found.append((name, f"is empty: no {what} head was configured."))
+            found.append((name, f"The column is empty: no {what} head was configured."))
     if settings.filter.clip_model.startswith("wat2mds-tiny"):
         found.append(
             (
                 "Tiny model",
-                "scores come from a small model trained on drawn pictures: it knows nothing of photographs. For demonstration only.",
+                "Scores come from a small model trained on drawn pictures: it knows nothing of photographs. For demonstration only.",
             )
         )
     if settings.filter.min_similarity <= -1:
         found.append(
             (
                 "No similarity filter",
-                "this version's threshold keeps every pair, whether image and caption belong together or not.",
+                "This version's threshold keeps every pair, whether image and caption belong together or not.",
             )
         )
     return found

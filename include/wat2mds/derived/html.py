@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from wat2mds.derived.card import Card, Figure, Rows
+from wat2mds.derived.card import Card, Figure
 from wat2mds.derived.deviations import Point
 from wat2mds.derived.pictures import thumbnail
 from wat2mds.derived.plots import DARK, LIGHT, STYLE
+from wat2mds.derived.tables import Rows
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PAGE = """
@@ -73,7 +74,7 @@ def render(card: Card) -> str:
         f"<header><h1>{escape(card.name)}</h1>",
         f'<p class="faint">Version {version.number}, published {escape(card.published)} by {escape(version.code)}. '
         f"Image-text pairs from Common Crawl, profile <b>{escape(card.settings.profile)}</b>, "
-        f"CLIP model {escape(version.clip_model)}.</p>",
+        f"CLIP model {escape(card.model)}.</p>",
         '<div class="numbers">'
         + "".join(
             f'<div><b>{escape(number)}</b><span class="faint small">{escape(what)}</span></div>' for number, what in card.numbers

@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Sequence
 
-from wat2mds.derived.card import Card, Rows
+from wat2mds.derived.card import Card
 from wat2mds.derived.deviations import Point
+from wat2mds.derived.tables import Rows
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"), (1e8, "10M<n<100M"))
@@ -25,7 +26,7 @@ def render(card: Card, pictures: str) -> str:
         _front_matter(card),
         f"# {plain(card.name)}",
         f"Version {version.number}, published {plain(card.published)} by {plain(version.code)}. Image-text pairs from Common Crawl, "
-        f"profile **{plain(card.settings.profile)}**, CLIP model {plain(version.clip_model)}.",
+        f"profile **{plain(card.settings.profile)}**, CLIP model {plain(card.model)}.",
         numbers,
     ]
     if card.pictures:
@@ -73,4 +74,4 @@ def _table(rows: Rows) -> str:
 
 
 def _points(points: Sequence[Point]) -> str:
-    return "\n".join(f"- **{plain(what)}** {plain(why)}" for what, why in points)
+    return "\n".join(f"- **{plain(what)}.** {plain(why)}" for what, why in points)
