@@ -65,12 +65,12 @@ def _pairs(settings: Settings) -> Iterator[Point]:
 
 def _dedup(settings: Settings) -> Iterator[Point]:
     if settings.dedup.exact:
-        how = "is exact: the filter's hits are looked up in stored claims. LAION's bloom filters dropped some pairs by chance."
+        how = "exact: the filter's hits are looked up in stored claims. LAION's bloom filters dropped some pairs by chance."
     else:
         how = (
             f"is a bloom filter's, with an error rate of {settings.dedup.false_positive_rate:g}, made from claims that are kept."
         )
-    yield ("Deduplication", f"By normalised URL and caption, over all that was ever built into the dataset: it {how}")
+    yield ("Deduplication", f"By normalised URL and caption, over all that was ever built into the dataset; {how}")
     yield (
         "Dead URLs",
         "They are not remembered between snapshots: LAION kept a second bloom filter of URLs that had timed out. "

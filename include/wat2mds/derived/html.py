@@ -139,10 +139,7 @@ def _points(points: Sequence[Point]) -> str:
 def _sheet(card: Card) -> str:
     cells = []
     for sample, image in card.pictures:
-        try:
-            url, width, height = thumbnail(image)
-        except OSError:  # a damaged image: `wat2mds verify` says so
-            continue
+        url, width, height = thumbnail(image)
         similarity = "" if sample["similarity"] is None else f"CLIP {sample['similarity']:.3f} · "
         size = f"{sample['original_width']}×{sample['original_height']}"
         cells.append(

@@ -36,7 +36,9 @@ def stored_images(dataset: Store, index: bytes, samples: Iterable[dict[str, Any]
             continue
         try:
             with dataset.open(sample["shard"]) as file:
-                found.append((sample, read_column(file, shard, int(sample["shard_row"]), "jpg")))
+                image = read_column(file, shard, int(sample["shard_row"]), "jpg")
+            thumbnail(image)
+            found.append((sample, image))
         except (OSError, struct.error, ValueError) as error:
             log.warning("the image of sample %s is left out of the card: %s", sample["uid"], error)
     return found
@@ -44,10 +46,10 @@ def stored_images(dataset: Store, index: bytes, samples: Iterable[dict[str, Any]
 
 def read_column(file: Any, shard: dict[str, Any], row: int, name: str) -> bytes:
     """One value of a raw shard. Raises ValueError where the shard has no such row, or ends before it."""
-    if not 0 <= row < shard["samples"]:
-        raise ValueError(f"{shard['raw_data']['basename']} has no row {row}")
     file.seek(4 * (1 + row))
     begin, end = struct.unpack("<2I", _exactly(file, 8))
+    if not (0 <= row < shard["samples"] and begin < end <= shard["raw_data"]["bytes"]):
+        raise ValueError(f"{shard['raw_data']['basename']} has no row {row}")
     file.seek(begin)
     sample = _exactly(file, end - begin)
     sizes = list(shard["column_sizes"])

@@ -177,7 +177,7 @@ def standalone(svg: str) -> str:
     style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}{STYLE}</style>"
     ground = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
     head, _, rest = svg.partition(">")
-    return f"{head}>{style}{ground}{rest}\n"
+    return f'{head} width="560">{style}{ground}{rest}\n'
 
 
 def short(number: float) -> str:

@@ -357,6 +357,21 @@ def test_a_card_that_cannot_be_made_loses_no_publish(dataset: str, caplog: pytes
     assert store.exists(derived.card_path(1))
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 4000, b"\0" * 4000, None])
+def test_images_that_cannot_be_read_are_left_out(dataset: str, damage: bytes | None) -> None:
+    publish.run([made(dataset, "00000", count=6, failed=1, dropped=1)[1]], dataset, SETTINGS)
+    store, version = Store(dataset), read_version(dataset)
+    before = Elements(store.read("card.html").decode())
+    assert len([tag for tag, _ in before.found if tag == "img"]) == 4
+    (path,) = [entry.path for entry in store.walk("shards") if entry.path.endswith(".mds")]
+    shard = store.read(path)
+    store.write(path, damage if damage is not None else shard[: len(shard) * 3 // 4])
+    derived.derive(dataset, version)
+    after = Elements(store.read("card.html").decode())
+    assert len([tag for tag, _ in after.found if tag == "img"]) == (0 if damage is not None else 2)
+    assert "4samples" in after.text
+
+
 class Killed(BaseException):
     """Ends a process wherever it stands: nobody catches it."""
 
