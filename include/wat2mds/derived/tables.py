@@ -5,6 +5,7 @@ In: a version's record and its statistics. Out: ``Rows`` of plain text. What doe
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,7 @@ from wat2mds.derived.statistics import SIDES, SIMILARITY, Statistics, ranking
 from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.manifest import Flow
-from wat2mds.settings import Settings, read_profile
+from wat2mds.settings import Settings, profile_names, read_profile
 from wat2mds.versions import Version
 
 # laion.ai/blog/laion-400-open-dataset, of 413 million: what share of them is as large.
@@ -103,7 +104,7 @@ def profile_table(version: Version, settings: Settings) -> Rows:
         file_name(h) for h in (settings.filter.safety_head, settings.filter.watermark_head, settings.filter.aesthetic_head) if h
     ]
     note = (
-        f"Images are stored at {download_size(settings)}. Models: CLIP {settings.filter.clip_model}, "
+        f"{profile_about(settings.profile)} Images are stored at {download_size(settings)}. Models: CLIP {settings.filter.clip_model}, "
         f"{file_name(settings.filter.clip_pretrained)}; heads: {', '.join(heads) or 'none'}; "
         "language: lingua; perceptual hash: PDQ."
     )
@@ -112,6 +113,14 @@ def profile_table(version: Version, settings: Settings) -> Rows:
         named = ", ".join(f"{count:,} under {profile}" for profile, count in ranking(others))
         note += f" {sum(others.values()):,} WAT files were built with other settings before ({named})."
     return Rows(f"Profile {settings.profile}", ("setting", "value", "source"), rows, note)
+
+
+def profile_about(name: str) -> str:
+    """What a profile says of itself: the comment that its file begins with. Empty for a profile that this release lacks."""
+    if name not in profile_names():
+        return ""
+    lines = (resources.files("wat2mds") / "profiles" / f"{name}.toml").read_text("utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def profile_sources(name: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from wat2mds.derived import release
 from wat2mds.derived.deviations import deviations
 from wat2mds.derived.pictures import stored_images
 from wat2mds.derived.statistics import Statistics, of_rows
-from wat2mds.derived.tables import profile_sources
+from wat2mds.derived.tables import profile_about, profile_sources
 from wat2mds.errors import ConfigError, DataError
 from wat2mds.manifest import Manifest
 from wat2mds.pairs.captions import clean_caption
@@ -319,6 +319,7 @@ def test_a_version_without_samples_has_a_card(dataset: str) -> None:
 def test_every_profile_states_its_sources(profile: str) -> None:
     sources = profile_sources(profile)
     assert set(sources) <= set(setting_keys())
+    assert "LAION" in profile_about(profile)
     assert {"extract.min_caption_chars", "download.image_size", "filter.min_similarity"} & set(
         sources
     ) or profile == "relaion_safe"
