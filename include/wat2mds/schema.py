@@ -210,7 +210,8 @@ MDS_COLUMNS: dict[str, Column] = {
     c.name: c for c in (SAMPLES.columns[1], *METADATA.columns, SAMPLES.columns[-1]) if c.mds is not None
 }
 
-# LAION's published columns (LAION-400M and LAION-5B), each with the column here that fills it.
+# LAION's published columns, each with the column here that fills it: LAION-400M's eight in the order in which it documents them
+# (WIDTH before HEIGHT: its early releases had them swapped), then what LAION-5B's joined releases and LAION-art add.
 LAION_VIEW = {
     "SAMPLE_ID": "laion_hash",
     "URL": "url",
@@ -223,6 +224,8 @@ LAION_VIEW = {
     "LANGUAGE": "language",
     "punsafe": "punsafe",
     "pwatermark": "pwatermark",
+    "AESTHETIC_SCORE": "aesthetic",
+    "hash": "laion_hash",
 }
 
 

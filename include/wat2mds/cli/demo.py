@@ -23,11 +23,11 @@ from wat2mds.cli.runs import DAG
 from wat2mds.deploy.follow import show_task
 from wat2mds.deploy.launcher import USER, Launcher
 from wat2mds.deploy.rest import AirflowClient
+from wat2mds.derived.contact_sheet import write_contact_sheet
 from wat2mds.errors import Wat2MdsError
 from wat2mds.snapshots import Registry, Snapshot
 from wat2mds.store import Layout, Store
 from wat2mds.versions import Version, newest_version, open_table
-from wat2mds.world.contact_sheet import write_contact_sheet
 from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world
 from wat2mds.world.expected import compare
 
@@ -77,6 +77,7 @@ class Demo:
             "version": version.number,
             "samples": version.samples,
             "contact_sheet": str(self.home / "contact_sheet.png"),
+            "card": f"{self.layout.dataset}/card.html",
         }
 
     # -- building
@@ -244,6 +245,7 @@ class Demo:
             self._say(f"  {seen} samples in all")
         self._say(f"\nDataset        {self.layout.dataset} (version {version.number})")
         self._say(f"Contact sheet  {sheet}")
+        self._say(f"Dataset card   {self.layout.dataset}/card.html")
         self._say(f"Web UI         {airflow.url}   user {USER}   password {airflow.password}")
 
     def _say(self, text: str) -> None:

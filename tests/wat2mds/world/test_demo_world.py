@@ -20,9 +20,9 @@ import tldextract
 from fastwarc.warc import ArchiveIterator
 from PIL import Image
 
+from wat2mds.derived.contact_sheet import MOST, contact_sheet, wrapped
 from wat2mds.drops import DropReason
 from wat2mds.identity import UID_PATTERN, normalize_url
-from wat2mds.world.contact_sheet import MOST, contact_sheet, wrapped
 from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world, open_world
 from wat2mds.world.expected import Expected, compare
 from wat2mds.world.layout import WatLayout

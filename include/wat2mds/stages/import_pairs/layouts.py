@@ -33,6 +33,12 @@ class Layout:
     early: bool = False
 
 
+_SCORES = {
+    "source_hash": ("hash",),
+    "punsafe": ("punsafe",),
+    "pwatermark": ("pwatermark",),
+    "aesthetic": ("aesthetic", "AESTHETIC_SCORE"),
+}
 _EARLY = {
     URL: ("URL",),
     TEXT: ("TEXT",),
@@ -45,12 +51,9 @@ _EARLY = {
     "language": ("LANGUAGE",),
 }
 _LATE = {
-    "source_hash": ("hash",),
+    **_SCORES,
     "similarity": ("similarity",),
     "language": ("LANGUAGE", "language"),
-    "punsafe": ("punsafe",),
-    "pwatermark": ("pwatermark",),
-    "aesthetic": ("aesthetic", "AESTHETIC_SCORE"),
     "md5": ("md5",),
     "sha256": ("sha256",),
     "source_id": ("key",),
@@ -61,8 +64,8 @@ _PAGE = {"page_url": ("webpage_url",), "license": ("license",), "license_type": 
 LAYOUTS = (
     # opendatalab/laion5b-downloader, add_task.py
     Layout("opendatalab", ("id", "SAMPLE_ID", "URL", "TEXT", "image_suffix"), {**_EARLY, "source_id": ("id",)}, early=True),
-    # laion.ai/blog/laion-400-open-dataset; laion2B-en and -multi were first released like this too
-    Layout("laion400m", ("SAMPLE_ID", "URL", "TEXT"), _EARLY, early=True),
+    # laion.ai/blog/laion-400-open-dataset; laion2B-en and -multi were first released like this too, and our release view is
+    Layout("laion400m", ("SAMPLE_ID", "URL", "TEXT"), {**_SCORES, **_EARLY}, early=True),
     # laion.ai/blog/laion-5b: the joined releases
     Layout(
         "laion5b",

@@ -16,7 +16,7 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wat2mds import __version__
+from wat2mds.derived import derive_quietly
 from wat2mds.errors import ConfigError, DataError, TransientError
 from wat2mds.lineage import ancestry
 from wat2mds.manifest import Manifest
@@ -124,12 +125,17 @@ def run(
     raise TransientError(f"{dataset.url}: {_TRIES} other publishers were faster; try again when fewer publish at once")
 
 
-def refresh_derived(dataset_url: str) -> None:
-    """Write what is derived from the newest version: the dataset folder's own index.json. Never ahead of the record."""
+def refresh_derived(dataset_url: str, derive: Callable[[str, Version], None] = derive_quietly) -> None:
+    """Write what is derived from the newest version: the dataset folder's own index.json, then the release view and the card.
+
+    Never ahead of the record. ``derive`` makes the latter two.
+    """
     dataset = Store(dataset_url)
     number = newest_number(dataset_url)
     while number is not None:
-        dataset.write("index.json", read_index(dataset_url, read_version(dataset_url, number)))
+        version = read_version(dataset_url, number)
+        dataset.write("index.json", read_index(dataset_url, version))
+        derive(dataset_url, version)
         # Looked at again after the write: whoever writes last also sees the newest version, and puts it right.
         now = newest_number(dataset_url)
         if now == number:

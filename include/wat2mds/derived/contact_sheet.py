@@ -25,6 +25,13 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 def contact_sheet(samples: Iterable[Sample], title: str = "") -> bytes:
     """A PNG of the first 24 samples, six in a row. Raises ValueError if there is none."""
+    out = io.BytesIO()
+    draw_sheet(samples, title).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def draw_sheet(samples: Iterable[Sample], title: str = "") -> Image.Image:
+    """The sheet's pixels."""
     shown = list(itertools.islice(samples, MOST))
     if not shown:
         raise ValueError("there is no sample to show")
@@ -49,9 +56,7 @@ def contact_sheet(samples: Iterable[Sample], title: str = "") -> bytes:
         if similarity is not None:
             where = (x, y + _TILE + 6 + len(lines) * _LEADING)
             pen.text(where, f"similarity {similarity:.3f}", fill=_FAINT, font=font)
-    out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    return sheet
 
 
 def write_contact_sheet(path: Path, samples: Iterable[Sample], title: str = "") -> Path:
