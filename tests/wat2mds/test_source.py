@@ -6,6 +6,7 @@ import io
 import random
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +135,18 @@ def test_a_reader_that_goes_forward_and_a_little_back_asks_once(server: FileServ
             stream.seek(max(0, position - (2 << 20)))
             assert stream.read(100) == CONTENT[stream.tell() - 100 : stream.tell()]
     assert server.firsts == [0]
+
+
+def test_memory_does_not_grow_with_the_file(server: FileServer, tmp_path: Path) -> None:
+    peaks = []
+    for size in (8 << 20, 20 << 20):
+        server.content = CONTENT[:size]
+        with open_source(look_up(f"{server.url}/x"), tmp_path) as (stream, _):
+            tracemalloc.start()
+            assert sum(len(piece) for piece in iter(lambda: stream.read(1 << 20), b"")) == size
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert max(peaks) < 7.5 * (1 << 20), "what is kept behind the reader, its buffer, and little else"
 
 
 def test_a_reader_that_stops_early_leaves_nothing_open(server: FileServer, tmp_path: Path) -> None:
