@@ -16,7 +16,7 @@ PACKAGE_FILES = sorted(PACKAGE.glob("**/*.py"))
 
 # What lies beside the core in the package: a folder of its own, with libraries of its own.
 BESIDE_CORE = {"stages", "models", "world", "cli", "deploy"}
-CORE_LIBRARIES = {"pydantic", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich"}
+CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich"}
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
 # Core modules that DAG files and plugins may load: they are read every few seconds, by every component.

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from wat2mds.errors import ConfigError, DataError, TransientError, nearest
-from wat2mds.store import Store, join, split
+from wat2mds.store import Store, join
 
 BATCH_SIZE = 60  # WAT files; bounds the members of a mapped task group, whose cost grows with their number
 _NUMBER = re.compile(r"-(\d{5})(?:[-.][^/]*)?\.wat(?:\.gz)?$")
@@ -268,8 +268,9 @@ def _utc(text: str) -> datetime:
 
 
 def _read_url(url: str) -> bytes:
-    folder, name = split(url)
+    from wat2mds.source import look_up, read  # a web client, which Airflow need not load
+
     try:
-        return Store(folder).read(name)
-    except FileNotFoundError as error:
-        raise TransientError(f"{url} does not exist (yet?): check the snapshot's name and the source") from error
+        return read(look_up(url))
+    except DataError as error:
+        raise TransientError(f"{url} does not exist (yet?): check the snapshot's name and the source. {error}") from error

@@ -42,6 +42,9 @@ RETRY: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
 }
 
+# For who has a pace of its own, such as the reader of sources (``resume.py``).
+NO_RETRY: Any = RETRY | {"max_retries": 0}
+
 
 class Object(NamedTuple):
     """One stored object: path below the store's URL, size in bytes, and a tag that changes with its content."""
@@ -108,7 +111,7 @@ class _Ranged(io.RawIOBase):
 class Store:
     """Objects below one URL."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, retry: Any = RETRY) -> None:
         self.url = normalize(url)
         parts = urlsplit(self.url)
         self.local = Path(unquote(parts.path)) if parts.scheme == "file" else None
@@ -119,10 +122,10 @@ class Store:
             elif parts.scheme == "s3":
                 options: Any = {"allow_http": True, "timeout": "120s"}
                 prefix = parts.path.strip("/") or None
-                self._backend = S3Store(parts.netloc, prefix=prefix, client_options=options, retry_config=RETRY)
+                self._backend = S3Store(parts.netloc, prefix=prefix, client_options=options, retry_config=retry)
             else:
                 options = {"allow_http": parts.scheme == "http", "timeout": "600s"}
-                self._backend = HTTPStore(self.url, client_options=options, retry_config=RETRY)
+                self._backend = HTTPStore(self.url, client_options=options, retry_config=retry)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -131,6 +134,12 @@ class Store:
         """Raises FileNotFoundError."""
         with self._translated("read", path):
             return bytes(obstore.get(self._reader(path), path).bytes())
+
+    def read_range(self, path: str, start: int, end: int, tag: str) -> bytes:
+        """Bytes ``start`` to ``end`` of an object as long as it has this tag. Raises FileNotFoundError."""
+        options: Any = {"range": (start, end), "if_match": f'"{tag}"'}
+        with self._translated("read", path):
+            return bytes(obstore.get(self._reader(path), path, options=options).bytes())
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))

@@ -4,6 +4,11 @@
 
 A quarter of each WAT file's pairs stands in an earlier one, a twentieth twice in its own. The tables are made in a process of their own,
 so that the peak is dedup's alone. Bar: 4 GB.
+
+Measured 2026-11-21, 2 cores shared with other work: 60 WAT files, 24,000,000 pairs, 17,195,000 unique.
+
+    a new ledger                        peak   995 MB, 50 CPU s, 81 s
+    a retry after the outputs were lost peak 1,000 MB, 46 CPU s, 71 s
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.wat2mds.file_server import FakeClock, FileServer
+from wat2mds import resume
 from wat2mds.errors import ConfigError, DataError, TransientError
 from wat2mds.snapshots import Registry, parse_partition_key, parse_wat_paths, read_collinfo, wat_file_number, wat_location
 
@@ -119,6 +121,22 @@ def test_names_that_are_not_known(tmp_path: Path) -> None:
         read_collinfo(where["collinfo"])
     with pytest.raises(TransientError, match="does not exist"):
         read_collinfo(str(tmp_path / "none.json"))
+
+
+def test_listings_of_a_busy_server_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Common Crawl answers 403 to who asks too much: that is no reason to give a snapshot up."""
+    mirror(tmp_path)
+    clock = FakeClock()
+    monkeypatch.setattr(resume, "clock", clock)
+    server = FileServer((tmp_path / "collinfo.json").read_bytes(), clock)
+    try:
+        server.statuses = [(403, {}), (503, {"Retry-After": "20"})]
+        assert list(read_collinfo(f"{server.url}/collinfo.json")) == [NAME]
+        assert server.pauses()[:2] == [1, 20]
+        with pytest.raises(TransientError, match="does not exist"):
+            read_collinfo(f"{server.url}/missing.json")
+    finally:
+        server.close()
 
 
 def test_a_damaged_registry_says_which_entry(tmp_path: Path) -> None:

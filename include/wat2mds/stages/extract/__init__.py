@@ -1,8 +1,9 @@
 """extract: one WAT file in, its pairs out.
 
-In: a WAT file by path or URL. Out: ``pairs.parquet`` (schema.PAIRS) in the file's order and ``rejects.parquet``. Guaranteed: every
-record is a page with image links or counted under a drop reason, every ``IMG@/src`` link a pair or counted; a damaged record costs
-itself; memory does not grow with the file. What does not belong here: deduplication, and anything that asks the network about an image.
+In: a WAT file by path or URL (file:, s3:, http(s):), read as a stream. Out: ``pairs.parquet`` (schema.PAIRS) in the file's
+order and ``rejects.parquet``. Guaranteed: every record is a page with image links or counted under a drop reason, every ``IMG@/src``
+link a pair or counted; a damaged record costs itself; memory does not grow with the file. What does not belong here: deduplication, and
+anything that asks the network about an image.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from wat2mds.errors import DataError
 from wat2mds.manifest import Flow, Input, Manifest, Unit
 from wat2mds.schema import PAIRS, REJECTS, Table, table_of
 from wat2mds.settings import Settings
+from wat2mds.source import look_up, open_source
 from wat2mds.stages.extract.pairs import PairMaker
 from wat2mds.stages.extract.records import Damage, read_records
-from wat2mds.store import Store, split
 
 log = logging.getLogger(__name__)
 STAGE = "extract"
@@ -31,16 +32,11 @@ _RECORD_REASONS = (DropReason.NOT_METADATA, DropReason.BAD_RECORD, DropReason.NO
 
 
 def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: str, wat_file: str) -> Manifest:
-    """Extract one WAT file. Raises DataError if it does not exist, is no WAT file, or is damaged beyond ``extract.max_bad_share``."""
-    folder, name = split(source)
-    store = Store(folder)
-    try:
-        head = store.head(name)
-    except FileNotFoundError as error:
-        raise DataError(f"the WAT file {source} does not exist") from error
+    """Extract one WAT file. Raises DataError if it does not exist, is no WAT file, or is damaged beyond ``extract.max_bad_share``;
+    TransientError where a server gives up on it, whose message says how far it came."""
+    found = look_up(source)
     unit = {"snapshot": snapshot, "segment": segment, "wat_file": wat_file}
-    identity = f"{head.size}:{head.tag}"
-    with Unit(STAGE, out, [Input(source, identity)], settings, unit=unit) as attempt:
+    with Unit(STAGE, out, [Input(source, found.identity)], settings, unit=unit) as attempt:
         if attempt.done:
             return attempt.manifest
         maker = PairMaker(settings.extract, snapshot, segment, wat_file)
@@ -49,8 +45,8 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
         truncated = False
         pairs = _Writer(attempt.path("pairs.parquet"), PAIRS)
         rejects = _Writer(attempt.path("rejects.parquet"), REJECTS)
-        with store.open(name) as stream:
-            for record in read_records(stream, head.size):
+        with open_source(found, attempt.scratch) as (stream, size):
+            for record in read_records(stream, size):
                 if isinstance(record, Damage):
                     # Damaged bytes between two readable gzip members: at least one record is lost there.
                     lost_bytes += record.size
@@ -72,12 +68,12 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
         pairs.write(maker.take())
         pairs.close()
         rejects.close()
-        _check_damage(source, total, records[DropReason.BAD_RECORD], lost_bytes, head.size, settings)
+        _check_damage(source, total, records[DropReason.BAD_RECORD], lost_bytes, size, settings)
         flows = [
             Flow("records", "pages", total, pages, {str(r): records[r] for r in _RECORD_REASONS if records[r]}),
             Flow("links", "pairs", maker.links, maker.pairs, {str(r): n for r, n in sorted(maker.drops.items())}),
         ]
-        extra = {"source": source, "bytes": head.size, "lost_bytes": lost_bytes, "truncated": truncated}
+        extra = {"source": source, "bytes": size, "lost_bytes": lost_bytes, "truncated": truncated}
         return attempt.commit(flows, extra | {"mended_records": maker.mended})
 
 

@@ -171,6 +171,11 @@ class _Source:
 
     def find(self, wanted: bytes, offset: int) -> None:
         """Go to the first ``wanted`` at or after an offset, or to the end."""
+        if self._start <= offset < self._start + len(self._window):
+            found = self._window.obj.find(wanted, offset - self._start)  # type: ignore[attr-defined]
+            if found >= 0:  # as after a magic number that begins nothing: many of them are no reason to read again for each
+                self._at = found
+                return
         while offset < self.size:
             self._stream.seek(offset)
             window = bytes(self._stream.read(_WINDOW))
@@ -222,6 +227,7 @@ class _Framer:
         data = b"".join(self._pieces)
         position, size = 0, len(data)
         need = 0
+        headless = 0  # no head ends before this: a file of nothing but first lines is searched once
         while True:
             position = _GAP.match(data, position).end()  # type: ignore[union-attr]
             if position >= size:
@@ -229,11 +235,15 @@ class _Framer:
             if size - position < 5 and not final:
                 need = size + 5
                 break
-            head = _HEAD_END.search(data, position, position + _MAX_HEAD) if data.startswith(b"WARC/", position) else None
+            head = None
+            if data.startswith(b"WARC/", position):
+                head = _HEAD_END.search(data, max(position, headless), position + _MAX_HEAD)
             if head is None:
                 if data.startswith(b"WARC/", position) and size - position < _MAX_HEAD and not final:
                     need = position + min(_MAX_HEAD, 2 * (size - position))
                     break
+                if data.startswith(b"WARC/", position):
+                    headless = min(position + _MAX_HEAD, size) - 3
                 position = self._skip(data, position, final, "bytes that begin no WARC record")
                 if not final and size - position <= _STRADDLE:
                     need = size + 1

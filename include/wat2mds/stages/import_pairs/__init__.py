@@ -9,6 +9,7 @@ place of our own, deduplication.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,24 +18,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wat2mds.errors import DataError
+from wat2mds.errors import ConfigError, DataError
+from wat2mds.imports import hub_address
 from wat2mds.manifest import Flow, Input, Manifest, Unit
 from wat2mds.plan import IMPORT_SEGMENT, import_fingerprint
 from wat2mds.schema import IMPORTED, PAIRS, REJECTS
 from wat2mds.settings import Settings
+from wat2mds.source import Source, bring, look_up
 from wat2mds.stages.import_pairs.layouts import Recognised, SizeVotes, recognise
 from wat2mds.stages.import_pairs.rows import RowReader, numbers, texts
-from wat2mds.stages.import_pairs.source import bring, look_up
 
 log = logging.getLogger(__name__)
 STAGE = "import"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 ROWS_AT_A_TIME = 20_000
 _ROWS_THAT_VOTE = 100_000
 
 
 def run(source: str, out: str, settings: Settings, *, name: str, number: str, token: str = "") -> Manifest:
     """Import one file. Raises DataError if it does not exist, is no parquet file, or is of no known layout."""
-    found = look_up(source, settings.import_.hub, token)
+    found = find_source(source, settings.import_.hub, token)
     unit = {"snapshot": name, "segment": IMPORT_SEGMENT, "wat_file": number}
     with Unit(
         STAGE, out, [Input(source, found.identity)], settings, unit=unit, fingerprint=import_fingerprint(settings)
@@ -68,6 +71,18 @@ def run(source: str, out: str, settings: Settings, *, name: str, number: str, to
             "sizes": sizes,
         }
         return attempt.commit([flow], extra)
+
+
+def find_source(url: str, hub: str, token: str = "") -> Source:
+    """What is known of a list; ``#sha256=<hex>`` after its URL asks for that hash. Raises as ``look_up``."""
+    address, _, fragment = url.partition("#")
+    wanted = fragment.removeprefix("sha256=").lower() if fragment else None
+    if wanted is not None and not _SHA256.fullmatch(wanted):
+        raise ConfigError(f"{url}: after # stands sha256= and 64 hex digits, or nothing")
+    if not address.startswith("hf:"):
+        return look_up(address, sha256=wanted)
+    access = "A gated dataset on the hub wants a token: WAT2MDS_HUB_TOKEN"
+    return look_up(hub_address(address, hub), sha256=wanted, token=token, access=access)
 
 
 def _open(path: Path, source: str) -> pq.ParquetFile:

@@ -1,4 +1,4 @@
-"""The ledger under random orders of batches, retries, backfills, kills before any write, and attempts at the same time."""
+"""The ledger under random orders of batches, retries, backfills, releases, kills before any write, and attempts at the same time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from wat2mds.manifest import Manifest
 from wat2mds.settings import child_environment, load_settings
 from wat2mds.stages import dedup
 from wat2mds.stages.dedup.ledger import Ledger
-from wat2mds.store import join
+from wat2mds.store import Layout, join
 
 # Filters that err for one key in eleven and an exact ledger: what an error would lose, the tests would miss.
 SETTINGS = load_settings("demo", ["dedup.bins=2", "dedup.false_positive_rate=0.09"], environment={})
 WAT_FILES = {f"{wat:05d}": [f"n{(7 * wat * wat + 3 * i) % 40}" for i in range(12)] for wat in range(6)}
 
-# Deduplicates in processes of its own: reads lists of jobs from stdin, forks one process a job, answers with their exit codes. A job's
-# "writes" are how many writes of the ledger and of units it survives: it kills itself before the next one.
+# Deduplicates, or runs a command, in processes of its own: reads lists of jobs from stdin, forks one process a job, answers with their
+# exit codes. A job's "writes" are how many writes of the ledger and of units it survives: it kills itself before the next one.
 DEDUPLICATOR = """
 import json, os, signal, sys
 from wat2mds import store
@@ -50,9 +50,10 @@ def dying(name):
         return whole(self, *given)
     return wrapped
 
-for name in ("write", "create", "delete", "put_tree"):
+for name in ("write", "create", "delete", "delete_tree", "put_tree"):
     setattr(Dying, name, dying(name))
 store.Store = Dying
+from wat2mds.cli.main import run as command
 from wat2mds.manifest import read_manifest
 from wat2mds.settings import Settings
 from wat2mds.stages import dedup
@@ -64,6 +65,9 @@ for line in sys.stdin:
         child = os.fork()
         if child == 0:
             left = job["writes"]
+            if "command" in job:
+                os.dup2(2, 1)
+                os._exit(command(job["command"]))
             dedup.run([read_manifest(url) for url in job["pairs"]], job["ledger"], job["out"], settings)
             os._exit(0)
         children.append(child)
@@ -71,11 +75,12 @@ for line in sys.stdin:
 """
 NEVER, KILLED = -1, -9
 Run = Callable[..., list[int]]
+Job = tuple[int, str, list[Manifest] | list[str]]
 
 
 @pytest.fixture
 def dedup_in_processes(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs jobs ``(writes it survives, root, pairs)`` at once; returns their exit codes."""
+    """Runs jobs ``(writes it survives, root, pairs or a command's arguments)`` at once; returns their exit codes."""
     if "store_url" in request.fixturenames:
         request.getfixturevalue("store_url")  # its environment is the processes' too
     process = subprocess.Popen(
@@ -89,11 +94,14 @@ def dedup_in_processes(request: pytest.FixtureRequest) -> Iterator[Run]:
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def run(*jobs: tuple[int, str, list[Manifest]]) -> list[int]:
-        asked = [
-            {"writes": n, "ledger": join(root, "ledger"), "out": out_of(root), "pairs": [p.url for p in pairs]}
-            for n, root, pairs in jobs
-        ]
+    def run(*jobs: Job) -> list[int]:
+        asked = []
+        for writes, root, work in jobs:
+            if isinstance(work[0], str):
+                asked.append({"writes": writes, "command": work})
+            else:
+                urls = [pairs.url for pairs in work]
+                asked.append({"writes": writes, "ledger": join(root, "ledger"), "out": out_of(root), "pairs": urls})
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
         found: list[int] = json.loads(process.stdout.readline())
@@ -106,7 +114,7 @@ def dedup_in_processes(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 
 def out_of(root: str) -> str:
-    return join(root, "work", "{wat_file}", "dedup")
+    return join(root, "work", "S", "1.0", "{wat_file}", "dedup")
 
 
 def owned(root: str, pairs: list[Manifest], folder: Path) -> list[list[str]]:
@@ -167,7 +175,7 @@ def test_killed_while_releasing(tmp_path: Path) -> None:
     )
     assert 3 <= int(ended.stdout) < 39
     assert [Ledger.open_existing(join(root, "ledger")).bin(number).state().footer.keys for number in range(2)] == [0, 0]
-    shutil.rmtree(tmp_path / "work" / "00000" / "dedup")
+    shutil.rmtree(tmp_path / "work" / "S" / "1.0" / "00000" / "dedup")
     second, first = owned(root, [two], tmp_path)[0], owned(root, [one], tmp_path)[0]
     assert set(second) == set(WAT_FILES["00001"])
     assert set(first) == set(WAT_FILES["00000"]) - set(WAT_FILES["00001"])
@@ -185,13 +193,29 @@ def test_any_history_keeps_each_pair_once(tmp_path_factory: pytest.TempPathFacto
         def __init__(self) -> None:
             super().__init__()
             self.folder = tmp_path_factory.mktemp("history")
-            self.root = str(self.folder)
+            self.root = Layout(str(self.folder), "d").dataset
+            self.work = self.folder / "datasets" / "d" / "work" / "S" / "1.0"
             work = join(self.root, "work")
             self.pairs = {name: pairs_of(work, name, names, SETTINGS) for name, names in WAT_FILES.items()}
             self.kept: dict[str, list[str]] = {}
 
-        def job(self, wat_files: list[str], writes: int = NEVER) -> tuple[int, str, list[Manifest]]:
+        def job(self, wat_files: list[str], writes: int = NEVER) -> Job:
             return writes, self.root, [self.pairs[name] for name in wat_files]
+
+        def release_job(self, wat_files: list[str], writes: int = NEVER) -> Job:
+            place = ["--root", str(self.folder), "--dataset", "d", "--snapshot", "S", "--segment", "1.0"]
+            return writes, self.root, ["ledger", "release", *place, "--wat-files", ",".join(wat_files)]
+
+        def released(self, wat_files: list[str], code: int) -> None:
+            """What was kept may now be anybody's, where the command came so far; where it ended, no claim of theirs is left."""
+            assert code in (0, KILLED)
+            owners = {f"S.1.0.{name}" for name in wat_files}
+            assert code == KILLED or not owners & self.holders()
+            for name in wat_files:
+                there = (self.work / name / "dedup").exists()
+                assert not (there and code == 0)
+                if not there:
+                    self.kept.pop(name, None)
 
         @rule(wat_files=CHOSEN)
         def batch(self, wat_files: list[str]) -> None:
@@ -212,17 +236,45 @@ def test_any_history_keeps_each_pair_once(tmp_path_factory: pytest.TempPathFacto
         @rule(wat_file=st.sampled_from(sorted(WAT_FILES)))
         def output_lost(self, wat_file: str) -> None:
             """As after retention, or as if killed between claim and output."""
-            shutil.rmtree(self.folder / "work" / wat_file / "dedup", ignore_errors=True)
+            shutil.rmtree(self.work / wat_file / "dedup", ignore_errors=True)
 
         @rule()
         def filters_lost(self) -> None:
-            for filters in (self.folder / "ledger").glob("bin=*/filters"):
+            for filters in self.folder.glob("datasets/d/ledger/bin=*/filters"):
                 shutil.rmtree(filters)
+
+        @rule(wat_files=CHOSEN, writes=st.just(NEVER) | st.integers(0, 12))
+        def withdrawn(self, wat_files: list[str], writes: int) -> None:
+            """``wat2mds ledger release``, which may die."""
+            if self.has_ledger():
+                self.released(wat_files, *dedup_in_processes(self.release_job(wat_files, writes)))
+
+        @rule(wat_files=CHOSEN, other=CHOSEN, writes=st.just(NEVER) | st.integers(0, 12))
+        def withdrawn_meanwhile(self, wat_files: list[str], other: list[str], writes: int) -> None:
+            """A release while a batch of other WAT files goes on."""
+            other = [name for name in other if name not in wat_files]
+            if self.has_ledger() and other:
+                release, batch = dedup_in_processes(self.release_job(wat_files, writes), self.job(other))
+                assert batch == 0
+                self.released(wat_files, release)
+
+        def holders(self) -> set[str]:
+            """Who holds any claim."""
+            found = set()
+            for place in map(Ledger.open_existing(join(self.root, "ledger")).bin, range(2)):
+                state = place.state()
+                for sequence in range(1, state.newest + 1):
+                    claims = place.read(sequence, state.footer.releases)
+                    found |= {claims.names[code] for code in claims.codes}
+            return found
+
+        def has_ledger(self) -> bool:
+            return (self.folder / "datasets" / "d" / "ledger" / "ledger.json").exists()
 
         @invariant()
         def what_is_kept_stays_and_is_disjoint(self) -> None:
             for name in WAT_FILES:
-                for path in (self.folder / "work" / name / "dedup").glob("*/unique.parquet"):
+                for path in (self.work / name / "dedup").glob("*/unique.parquet"):
                     manifest = path.parent.with_name(path.parent.name.split(".")[0] + ".json")
                     if not manifest.exists() or json.loads(manifest.read_text())["folder"] != path.parent.name:
                         continue  # of an attempt that died
@@ -242,7 +294,7 @@ def test_any_history_keeps_each_pair_once(tmp_path_factory: pytest.TempPathFacto
     run_state_machine_as_test(
         Histories,
         settings=settings(
-            max_examples=6,
+            max_examples=12,
             stateful_step_count=8,
             deadline=None,
             derandomize=True,

@@ -139,6 +139,28 @@ def test_provenance(tmp_path: Path) -> None:
     assert PAGE.encode() in member
 
 
+def test_the_title_stands_in_for_a_missing_alt_where_that_is_asked_for(tmp_path: Path) -> None:
+    wat = tmp_path / "x.wat.gz"
+    links = [
+        {"path": "IMG@/src", "url": "/both.jpg", "alt": "the alt text", "title": "the title"},
+        {"path": "IMG@/src", "url": "/title.jpg", "title": "  only\na title "},
+        {"path": "IMG@/src", "url": "/empty.jpg", "alt": " \n ", "title": "the alt is empty"},
+        {"path": "IMG@/src", "url": "/short.jpg", "alt": "four", "title": "a short alt is an alt"},
+        {"path": "IMG@/src", "url": "/none.jpg", "title": " "},
+    ]
+    wat.write_bytes(wat_of(envelope(links)))
+    manifest, pairs = run(wat, tmp_path / "off")
+    assert [(p["caption"], p["caption_source"]) for p in pairs] == [("the alt text", "alt")]
+    assert manifest.flows[1].drops == {"no_caption": 3, "short_caption": 1}
+    manifest, pairs = run(wat, tmp_path / "on", "extract.title_fallback=true")
+    assert [(p["caption"], p["caption_source"]) for p in pairs] == [
+        ("the alt text", "alt"),
+        ("only a title", "title"),
+        ("the alt is empty", "title"),
+    ]
+    assert manifest.flows[1].drops == {"no_caption": 1, "short_caption": 1}
+
+
 def wat_of(*blocks: bytes) -> bytes:
     """Records of any content, a gzip member each."""
     head = "WARC/1.0\r\nWARC-Type: metadata\r\nWARC-Target-URI: http://a.example.com/\r\nWARC-Date: 2024-02-21T10:00:00Z\r\n"
