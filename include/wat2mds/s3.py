@@ -11,16 +11,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from obstore.store import S3Store
+
 from wat2mds.errors import ConfigError, TransientError
-from wat2mds.settings import aws_variables, deployment
+from wat2mds.settings import Deployment, aws_variables, deployment
 
 log = logging.getLogger(__name__)
 # Bytes of one part of a multipart upload, and so the size up to which a file is one request. S3: at least 5 MiB, at most 10,000 parts.
 PART_BYTES = 16 << 20
+# Parts of one object in flight, each whole in memory.
+PARTS_AT_ONCE = 4
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN")
+_SHORTEST_SECRET = 8  # what stores ask for at least; a test's "test" would blot out half a URL
 _CREDENTIALS = "the credentials (Airflow connection wat2mds_store, or AWS_ variables)"
 # S3's error codes that no retry mends, and what to check:
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
@@ -49,6 +57,21 @@ _FATAL_TEXTS = {
 }
 
 
+def client(bucket: str, prefix: str, place: Deployment) -> S3Store:
+    """obstore's client for the objects below a prefix, as the AWS_ variables say where and as whom."""
+    options: Any = {"allow_http": True, "timeout": timedelta(seconds=place.store_timeout)}
+    return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries(place))
+
+
+def retries(place: Deployment) -> Any:
+    """obstore's retries of 5xx, SlowDown, resets and timeouts of what is safe to repeat; its backoff has jitter."""
+    return {
+        "max_retries": place.store_retries,
+        "retry_timeout": timedelta(seconds=place.store_retry_seconds),
+        "backoff": {"init_backoff": timedelta(seconds=place.store_backoff), "max_backoff": timedelta(seconds=15), "base": 2},
+    }
+
+
 def code_of(error: BaseException) -> str:
     """S3's error code in a store's answer; empty where it gave none."""
     found = re.search(r"<Code>([A-Za-z0-9.]{1,80})</Code>", str(error))
@@ -74,7 +97,7 @@ def without_secrets(text: str) -> str:
     """The text without the values of the secret AWS_ variables, and without a user's name and password in its URLs."""
     variables = aws_variables()
     for name in _SECRETS:
-        if value := variables.get(name):
+        if len(value := variables.get(name, "")) >= _SHORTEST_SECRET:
             text = text.replace(value, "***")
     return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
@@ -120,34 +143,17 @@ def abort_uploads(bucket: str, prefix: str) -> int:
     Of a live upload it makes a failed one, whose writer tries again. A store that does not let us list them is left as it is, with a
     warning. Raises TransientError.
     """
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    variables, place = aws_variables(), deployment()
-    endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or variables.get("AWS_ENDPOINT")
-    style = "auto"
-    if variables.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("true", "1", "yes", "on"):
-        style = "virtual"  # obstore wants the bucket in the endpoint's host, boto puts it there
-        host = urlsplit(endpoint or "").netloc
-        endpoint = endpoint.replace(host, host.removeprefix(f"{bucket}."), 1) if endpoint else None
-    elif endpoint:
-        style = "path"
-    config = Config(
-        s3={"addressing_style": style},
-        retries={"mode": "standard", "max_attempts": 1 + place.store_retries},
-        connect_timeout=place.store_timeout,
-        read_timeout=place.store_timeout,
-    )
-    region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    place = deployment()
+    boto = _boto_client(bucket, tuple(sorted(aws_variables().items())), place.store_timeout, place.store_retries)
     count = 0
     try:
-        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+        for page in boto.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
             for upload in page.get("Uploads", []):
                 try:
-                    client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                except client.exceptions.NoSuchUpload:  # ended meanwhile, or a first try whose answer was lost
+                    boto.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                except boto.exceptions.NoSuchUpload:  # ended meanwhile, or a first try whose answer was lost
                     continue
                 count += 1
     except ClientError as error:
@@ -171,3 +177,28 @@ def abort_uploads(bucket: str, prefix: str) -> int:
     if count:
         log.info("s3://%s/%s: ended %d multipart uploads that nobody had finished", bucket, prefix, count)
     return count
+
+
+@lru_cache(maxsize=4)
+def _boto_client(bucket: str, aws: tuple[tuple[str, str], ...], timeout: float, further_tries: int) -> Any:
+    """boto's client, for the one thing that obstore lacks, on obstore's reading of the AWS_ variables."""
+    import boto3
+    from botocore.config import Config
+
+    variables = dict(aws)
+    endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or variables.get("AWS_ENDPOINT")
+    style = "auto"
+    if variables.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("true", "1", "yes", "on"):
+        style = "virtual"  # obstore wants the bucket in the endpoint's host, boto puts it there
+        host = urlsplit(endpoint or "").netloc
+        endpoint = endpoint.replace(host, host.removeprefix(f"{bucket}."), 1) if endpoint else None
+    elif endpoint:
+        style = "path"
+    config = Config(
+        s3={"addressing_style": style},
+        retries={"mode": "standard", "max_attempts": 1 + further_tries},
+        connect_timeout=timeout,
+        read_timeout=timeout,
+    )
+    region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)

@@ -20,7 +20,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -34,7 +33,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
     UnknownConfigurationKeyError,
 )
-from obstore.store import HTTPStore, LocalStore, S3Store
+from obstore.store import HTTPStore, LocalStore
 
 from wat2mds import s3
 from wat2mds.errors import ConfigError, TransientError
@@ -50,8 +49,6 @@ T = TypeVar("T")
 TRIES = 3
 # Under this name an object's metadata says which call created it.
 _CREATOR = "wat2mds-create"
-# Parts of one object in flight, each whole in memory.
-_PARTS_AT_ONCE = 4
 
 
 class Object(NamedTuple):
@@ -91,6 +88,10 @@ class _Ranged(io.RawIOBase):
         super().close()
 
 
+class _Taken(Exception):
+    """An object of this name is there already, or is being made."""
+
+
 class Store:
     """Objects below one URL."""
 
@@ -107,13 +108,10 @@ class Store:
             if self.local is not None:
                 self._backend = LocalStore(self.local, mkdir=True) if self.local.is_dir() else None
             elif self._is_s3:
-                options: Any = {"allow_http": True, "timeout": timedelta(seconds=self._deployment.store_timeout)}
-                self._backend = S3Store(
-                    self._bucket, prefix=self._prefix or None, client_options=options, retry_config=_retry(self._deployment)
-                )
+                self._backend = s3.client(self._bucket, self._prefix, self._deployment)
             else:
-                options = {"allow_http": parts.scheme == "http", "timeout": "600s"}
-                self._backend = HTTPStore(self.url, client_options=options, retry_config=_retry(self._deployment))
+                options: Any = {"allow_http": parts.scheme == "http", "timeout": "600s"}
+                self._backend = HTTPStore(self.url, client_options=options, retry_config=s3.retries(self._deployment))
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -159,24 +157,23 @@ class Store:
             with self._translated("create", path):
                 try:
                     obstore.put(self._writer(), path, data, mode="create", use_multipart=False)
-                except (AlreadyExistsError, PreconditionError):
+                except AlreadyExistsError:
                     return False
                 return True
         token = secrets.token_hex(8)
 
         def attempt() -> bool:
-            with self._translated("create", path):
-                try:
+            try:
+                with self._translated("create", path):
                     labels = {_CREATOR: token}
                     tag = obstore.put(self._writer(), path, data, mode="create", use_multipart=False, attributes=labels)["e_tag"]
-                except (AlreadyExistsError, PreconditionError):
-                    try:
-                        found = obstore.get(self._backend, path, options={"head": True})
-                    except FileNotFoundError:  # S3 answers 409 while another's create is under way, which may yet fail
-                        raise TransientError(f"cannot create {join(self.url, path)}: another write is under way") from None
-                    if found.attributes.get(_CREATOR) != token:
+            except (_Taken, TransientError) as error:
+                creator, tag = self._creator(path)
+                if creator != token:
+                    if isinstance(error, _Taken) and tag:
                         return False
-                    tag = found.meta.get("e_tag")
+                    # Failed; or S3's 409 while another's create is under way, which may yet fail.
+                    raise TransientError(f"cannot create {join(self.url, path)}: {error}") from None
             if tag != s3.tag_of(data) and self._read_once(path) != data:  # ours, but damaged on the way
                 self.write(path, data)
             return True
@@ -190,7 +187,7 @@ class Store:
             try:
                 with self._translated("write", path):
                     obstore.put(
-                        self._writer(), path, source, mode="overwrite", chunk_size=part_bytes, max_concurrency=_PARTS_AT_ONCE
+                        self._writer(), path, source, mode="overwrite", chunk_size=part_bytes, max_concurrency=s3.PARTS_AT_ONCE
                     )
             except TransientError:
                 if not self.holds(source, path, part_bytes):
@@ -311,6 +308,15 @@ class Store:
             self._backend = LocalStore(self.local, mkdir=True)
         return self._backend
 
+    def _creator(self, path: str) -> tuple[str, str]:
+        """Which call of ``create`` made an object, and its ETag; empty where there is none."""
+        try:
+            with self._translated("look up", path):
+                found = obstore.get(self._backend, path, options={"head": True})
+        except FileNotFoundError:
+            return "", ""
+        return found.attributes.get(_CREATOR, ""), found.meta.get("e_tag") or ""
+
     def _read_once(self, path: str) -> bytes:
         with self._translated("read", path):
             found = obstore.get(self._reader(path), path)
@@ -363,19 +369,12 @@ class Store:
             raise FileNotFoundError(f"{where} does not exist") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
             raise s3.explained(error, verb, where, denied=True) from None
+        except (AlreadyExistsError, PreconditionError):
+            raise _Taken(f"{where} is there already") from None
         except UnknownConfigurationKeyError as error:
             raise ConfigError(f"cannot {verb} {where}: {s3.said(error)}") from None
         except (BaseError, OSError) as error:
             raise s3.explained(error, verb, where) from None
-
-
-def _retry(place: Deployment) -> Any:
-    """obstore's retries of 5xx, SlowDown, resets and timeouts of what is safe to repeat; its backoff has jitter."""
-    return {
-        "max_retries": place.store_retries,
-        "retry_timeout": timedelta(seconds=place.store_retry_seconds),
-        "backoff": {"init_backoff": timedelta(seconds=place.store_backoff), "max_backoff": timedelta(seconds=15), "base": 2},
-    }
 
 
 def fetch(url: str, folder: Path) -> Path:

@@ -13,6 +13,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ REFUSED = ("error_500", "slow_down", "cut", "stall")
 FORWARDED = ("lost_answer", "damaged", "silent_damage")
 KINDS = (*REFUSED, *FORWARDED)
 _ANSWERS = {"error_500": (500, "InternalError"), "slow_down": (503, "SlowDown"), "damaged": (400, "XAmzContentSHA256Mismatch")}
+_STALLS = 1
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -65,7 +67,11 @@ class FaultProxy:
                 counts[key] += 1
                 dice = random.Random(f"{seed} {key} {counts[key]}")
             kind = dice.choice(kinds)
-            return kind if dice.random() < rate and _fits(kind, method, path, size) else None
+            if dice.random() >= rate or not _fits(kind, method, path, size):
+                return None
+            with lock:  # each stall costs the client's timeout
+                counts["stalls", ""] += kind == "stall"
+                return None if kind == "stall" and counts["stalls", ""] > _STALLS else kind
 
         self.choose = choose
 
@@ -78,8 +84,8 @@ class FaultProxy:
 def _fits(kind: str, method: str, path: str, size: int) -> bool:
     if kind == "silent_damage":  # where we look at what is stored; Delta's own files carry no checksum
         return method == "PUT" and size > 0 and ("/shards/" in path or "/embeddings/" in path)
-    if kind == "stall":  # each costs the client's timeout; Delta's own cannot be set
-        return size % 3 == 0 and "/metadata/" not in path
+    if kind == "stall":  # Delta's own timeout is not the store's
+        return "/metadata/" not in path
     if kind == "damaged":
         return (method == "PUT" and size > 0) or (method == "GET" and "?" not in path and "/metadata/" not in path)
     return True
@@ -107,10 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         if kind == "stall":
             self.connection.settimeout(60)
-            try:
+            with suppress(OSError):
                 self.connection.recv(1)  # until the client gives up
-            except OSError:
-                pass
             self.close_connection = True
             return
         if kind in ("error_500", "slow_down"):
@@ -126,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         if kind == "damaged" and self.command == "GET" and answer.status < 300 and data:
-            data = _bit_turned(data)
+            data = _bit_turned(data, 2)  # another than on the way up: two damages must not mend each other
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.getheaders():
             if name.lower() not in _HOP:
@@ -139,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(data)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
     def _forward(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection(self.proxy.target, timeout=60)
@@ -171,6 +175,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
-def _bit_turned(data: bytes) -> bytes:
+def _bit_turned(data: bytes, bit: int = 1) -> bytes:
     middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    return data[:middle] + bytes([data[middle] ^ bit]) + data[middle + 1 :]
