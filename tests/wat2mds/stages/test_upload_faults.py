@@ -20,7 +20,7 @@ from wat2mds.manifest import Manifest
 from wat2mds.settings import Settings, UploadSettings, child_environment
 from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Layout
-from wat2mds.versions import newest_version, read_index
+from wat2mds.versions import newest_version, read_index, version_numbers
 
 # S3 wants parts of 5 MiB; the tests' server takes smaller ones. A shard of 64 KiB goes in up to three.
 PART = 25_000
@@ -168,6 +168,27 @@ def test_killed_in_the_middle_of_a_multipart_upload(
     objects = bucket.objects(dataset)
     for entry in uploaded.extra["objects"]:
         assert hashlib.sha256(objects[entry["path"]]).hexdigest() == entry["sha256"]
+
+
+@pytest.mark.parametrize(
+    "ending", ["version.json", "_delta_log/00000000000000000000.json", "_delta_log/00000000000000000001.json"]
+)
+def test_a_commit_whose_answer_is_lost_is_made_once(
+    ending: str, converted: Manifest, proxy: FaultProxy, s3_root: str, tmp_path: Path
+) -> None:
+    dataset = Layout(s3_root, "demo").dataset
+    uploaded = upload.run(converted, dataset, str(tmp_path / "out"), SETTINGS)
+    proxy.once("lost_answer", "PUT", ending)
+    if "_delta_log" in ending:  # Delta's own client says that it does not know, and the next attempt finds its rows
+        with pytest.raises(TransientError, match="metadata table"):
+            publish.run([uploaded], dataset, SETTINGS)
+    published = publish.run([uploaded], dataset, SETTINGS)
+    assert proxy.seen["lost_answer"] == 1
+    assert (published.version.number, published.done_before) == (1, False)
+    assert version_numbers(dataset) == [1]
+    unit = published.version.units[published.units[0]]
+    assert sum(file.rows for file in unit.table_files) == unit.samples
+    assert publish.run([uploaded], dataset, SETTINGS).done_before
 
 
 def test_what_is_stored_is_known_by_its_checksum_without_reading_it(
