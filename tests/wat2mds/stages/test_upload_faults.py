@@ -93,7 +93,6 @@ def test_a_hundred_seeded_runs(
     assert sum(len(data) > PART for data in expected.values()) >= 2, "nothing goes in parts"
     monkeypatch.setenv("WAT2MDS_STORE_TIMEOUT", "0.5")  # what each stall costs
     tally: Counter[str] = Counter()
-    cpu = os.times()
     for seed in range(RUNS):
         dataset = Layout(f"{s3_root}/{seed}", "demo").dataset
         publishing = seed % PUBLISHED_EVERY == 0
@@ -126,8 +125,7 @@ def test_a_hundred_seeded_runs(
             assert newest.samples == converted.extra["samples"]
             assert objects["index.json"] == read_index(dataset, newest)
         assert bucket.unfinished() == [], seed
-    print({f: getattr(os.times(), f) - getattr(cpu, f) for f in ("user", "system")})
-    print(dict(tally), dict(proxy.seen), proxy.requests)
+    print(f"{dict(tally)}; faults of {proxy.requests} requests: {dict(proxy.seen)}")
     assert set(proxy.seen) == set(KINDS)
     assert tally["healed"] > 0
     assert tally["red"] > 0
