@@ -47,8 +47,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Tries of what the client gives up at once: a timeout of a request that is not safe to repeat unseen, an answer 400 to a damaged body.
 TRIES = 3
-# Under this name an object's metadata says which call created it.
-_CREATOR = "wat2mds-create"
+_CREATOR = "wat2mds-create"  # the metadata that says which call created an object
 
 
 class Object(NamedTuple):
@@ -250,16 +249,14 @@ class Store:
         """All objects below a folder, sorted by path."""
         if self.local is not None and not (self.local / prefix).is_dir():
             return []
-        with self._translated("list", prefix):
-            found = obstore.list(self._reader(prefix), prefix or None).collect()
+        found = self._listed(prefix, lambda *place: obstore.list(*place).collect())
         return sorted(Object(meta["path"], meta["size"], meta.get("e_tag") or "") for meta in found)
 
     def names(self, prefix: str = "") -> tuple[list[str], list[str]]:
         """Names of the objects and of the folders directly in a folder, sorted."""
         if self.local is not None and not (self.local / prefix).is_dir():
             return [], []
-        with self._translated("list", prefix):
-            found = obstore.list_with_delimiter(self._reader(prefix), prefix or None)
+        found = self._listed(prefix, obstore.list_with_delimiter)
         files = sorted(meta["path"].rpartition("/")[2] for meta in found["objects"])
         return files, sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
@@ -307,6 +304,13 @@ class Store:
         if self._backend is None and self.local is not None:
             self._backend = LocalStore(self.local, mkdir=True)
         return self._backend
+
+    def _listed(self, prefix: str, lister: Callable[..., Any]) -> Any:
+        def attempt() -> Any:
+            with self._translated("list", prefix):
+                return lister(self._reader(prefix), prefix or None)
+
+        return self._tried(attempt)
 
     def _creator(self, path: str) -> tuple[str, str]:
         """Which call of ``create`` made an object, and its ETag; empty where there is none."""
