@@ -11,6 +11,8 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# moto reads it when it is imported: multipart uploads of small objects, where S3 itself wants parts of 5 MiB.
+os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1024"
 # Settings of the person who runs the tests must not reach them.
 for name in [name for name in os.environ if name.startswith("WAT2MDS_")]:
     del os.environ[name]

@@ -16,11 +16,11 @@ PACKAGE_FILES = sorted(PACKAGE.glob("**/*.py"))
 
 # What lies beside the core in the package: a folder of its own, with libraries of its own.
 BESIDE_CORE = {"stages", "models", "world", "cli", "deploy"}
-CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich"}
+CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich", "boto3", "botocore"}
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
 # Core modules that DAG files and plugins may load: they are read every few seconds, by every component.
-LIGHT_CORE = {"errors", "settings", "drops", "store", "manifest", "plan", "snapshots", "identity"}
+LIGHT_CORE = {"errors", "settings", "drops", "layout", "s3", "store", "manifest", "plan", "snapshots", "identity"}
 HEAVY = {
     *("numpy", "pandas", "pyarrow", "deltalake", "torch", "torchvision", "open_clip", "img2dataset", "streaming"),
     *("great_expectations", "fastwarc", "cv2", "boto3", "faiss", "transformers", "lingua"),

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from wat2mds.errors import ConfigError, DataError, TransientError
-from wat2mds.store import NO_RETRY, Store, split
+from wat2mds.store import Store, split
 
 if TYPE_CHECKING:
     import httpx
@@ -141,7 +141,7 @@ def look_in_store(url: str) -> tuple[int, str]:
 def _store_of(url: str) -> tuple[Store, str]:
     """The pace is set here, so obstore is not to try again by itself."""
     folder, name = split(url)
-    return Store(folder, NO_RETRY), name
+    return Store(folder, retry=False), name
 
 
 def _patiently(url: str, ask: Callable[[], _Answer]) -> _Answer:

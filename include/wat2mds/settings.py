@@ -156,7 +156,14 @@ class ConvertSettings(Group):
 
 
 class UploadSettings(Group):
-    pass
+    threads: int = Field(8, ge=1, le=256, description="objects uploaded at a time", json_schema_extra=_how)
+    part_bytes: int = Field(
+        16 << 20,
+        ge=5 << 20,
+        le=1 << 30,
+        description="bytes of one part: a larger object goes in several, up to 4 of each object in memory at a time",
+        json_schema_extra=_how,
+    )
 
 
 class PublishSettings(Group):
@@ -210,6 +217,12 @@ class Deployment(BaseModel):
     schedule_from: datetime | None = Field(
         None, description="no batch with an earlier partition date runs by itself; empty: none does"
     )
+    store_timeout: float = Field(120, gt=0, description="seconds for one request to an object store, its answer included")
+    store_retries: int = Field(
+        10, ge=0, description="further tries of a request that an object store failed (5xx, SlowDown, reset)"
+    )
+    store_retry_seconds: float = Field(120, gt=0, description="seconds after which a failing request is not tried again")
+    store_backoff: float = Field(0.2, gt=0, description="seconds before the first retry; doubled each time up to 15, with jitter")
     contact: str = Field("", description="URL or address in the User-Agent; a crawl of the real web asks for it")
     source: str = Field("https://data.commoncrawl.org/", description="where snapshots are read from: URL or folder")
     collinfo: str = Field("https://index.commoncrawl.org/collinfo.json", description="list of Common Crawl's snapshots")
@@ -238,6 +251,11 @@ def deployment(environment: Mapping[str, str] | None = None) -> Deployment:
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment for a child process, with changes."""
     return {**os.environ, **changes}
+
+
+def aws_variables() -> dict[str, str]:
+    """The AWS_ variables of this process, secrets among them: where and as whom the object store is asked."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def profile_names() -> list[str]:

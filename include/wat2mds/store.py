@@ -2,7 +2,9 @@
 
 In: a URL (a bare path means ``file:``). Guaranteed: ``write`` and ``create`` are atomic (a reader sees all or nothing) and of two
 ``create`` calls for one path exactly one returns True, on both kinds of store. Swaps are creates of numbered objects, because
-a conditional overwrite does not exist on ``file:``. S3 credentials, region and endpoint come from the usual AWS_ variables.
+a conditional overwrite does not exist on ``file:``. A write that returns is stored: a lost answer, a cut connection and a byte damaged
+on the way are noticed and tried again, with backoff and jitter, within the deployment's ``store_`` settings. S3 credentials, region and
+endpoint come from the usual AWS_ variables. ``gs:`` and ``az:`` are refused: obstore knows them, but nothing here has been tried there.
 What does not belong here: what the objects mean (``manifest.py``, the stages).
 """
 
@@ -12,12 +14,14 @@ import hashlib
 import io
 import json
 import logging
+import random
+import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -29,21 +33,21 @@ from obstore.exceptions import (
     UnauthenticatedError,
     UnknownConfigurationKeyError,
 )
-from obstore.store import HTTPStore, LocalStore, S3Store
+from obstore.store import HTTPStore, LocalStore
 
+from wat2mds import s3
 from wat2mds.errors import ConfigError, TransientError
+from wat2mds.layout import Layout as Layout
+from wat2mds.layout import join as join
+from wat2mds.layout import normalize as normalize
+from wat2mds.layout import split as split
+from wat2mds.settings import Deployment, deployment
 
 log = logging.getLogger(__name__)
-SCHEMES = ("file", "s3", "http", "https")
-# Ten tries within two minutes ride out a store's restart; more is the scheduler's business.
-RETRY: Any = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
-}
-
-# For who has a pace of its own, such as the reader of sources (``resume.py``).
-NO_RETRY: Any = RETRY | {"max_retries": 0}
+T = TypeVar("T")
+# Tries of what the client gives up at once: a timeout of a request that is not safe to repeat unseen, an answer 400 to a damaged body.
+TRIES = 3
+_CREATOR = "wat2mds-create"  # the metadata that says which call created an object
 
 
 class Object(NamedTuple):
@@ -52,31 +56,6 @@ class Object(NamedTuple):
     path: str
     size: int
     tag: str
-
-
-def normalize(url: str) -> str:
-    """``/data/x`` and ``file:/data/x`` become ``file:///data/x``; trailing slashes go. Raises ConfigError for other schemes."""
-    if not url:
-        raise ConfigError("no store is named: set WAT2MDS_ROOT to file:///a/folder or s3://bucket/prefix")
-    if "://" not in url and not url.startswith("file:"):
-        return Path(url).absolute().as_uri().rstrip("/")
-    scheme = urlsplit(url).scheme
-    if scheme not in SCHEMES:
-        raise ConfigError(f"{url}: scheme {scheme!r} is not supported; use file:, s3:, or http(s): for reading")
-    if scheme == "file":
-        return Path(unquote(urlsplit(url).path)).absolute().as_uri().rstrip("/")
-    return url.rstrip("/")
-
-
-def join(url: str, *parts: str) -> str:
-    """``join("s3://b/p", "work", "00017")`` is ``"s3://b/p/work/00017"``."""
-    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part)])
-
-
-def split(url: str) -> tuple[str, str]:
-    """Folder URL and object name."""
-    folder, _, name = normalize(url).rpartition("/")
-    return folder, name
 
 
 class _Ranged(io.RawIOBase):
@@ -108,32 +87,40 @@ class _Ranged(io.RawIOBase):
         super().close()
 
 
+class _Taken(Exception):
+    """An object of this name is there already, or is being made."""
+
+
 class Store:
     """Objects below one URL."""
 
-    def __init__(self, url: str, retry: Any = RETRY) -> None:
+    def __init__(self, url: str, *, retry: bool = True) -> None:
+        """``retry=False``: for who has a pace of its own, such as the reader of sources (``resume.py``)."""
         self.url = normalize(url)
         parts = urlsplit(self.url)
         self.local = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        self._is_s3 = parts.scheme == "s3"
+        self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
+        self._deployment = Deployment() if self.local is not None else deployment()
+        if not retry:
+            self._deployment = self._deployment.model_copy(update={"store_retries": 0, "store_retry_seconds": 0})
+        # LocalStore wants an existing folder; it is made on the first write so that reading a wrong path leaves nothing.
+        self._backend: Any = None
         with self._translated("open", ""):
             if self.local is not None:
-                # LocalStore wants an existing folder; it is made on the first write so that reading a wrong path leaves nothing.
-                self._backend: Any = LocalStore(self.local, mkdir=True) if self.local.is_dir() else None
-            elif parts.scheme == "s3":
-                options: Any = {"allow_http": True, "timeout": "120s"}
-                prefix = parts.path.strip("/") or None
-                self._backend = S3Store(parts.netloc, prefix=prefix, client_options=options, retry_config=retry)
+                self._backend = LocalStore(self.local, mkdir=True) if self.local.is_dir() else None
+            elif self._is_s3:
+                self._backend = s3.client(self._bucket, self._prefix, self._deployment)
             else:
-                options = {"allow_http": parts.scheme == "http", "timeout": "600s"}
-                self._backend = HTTPStore(self.url, client_options=options, retry_config=retry)
+                options: Any = {"allow_http": parts.scheme == "http", "timeout": "600s"}
+                self._backend = HTTPStore(self.url, client_options=options, retry_config=s3.retries(self._deployment))
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
-        with self._translated("read", path):
-            return bytes(obstore.get(self._reader(path), path).bytes())
+        return self._tried(lambda: self._read_once(path))
 
     def read_range(self, path: str, start: int, end: int, tag: str) -> bytes:
         """Bytes ``start`` to ``end`` of an object as long as it has this tag. Raises FileNotFoundError."""
@@ -160,35 +147,104 @@ class Store:
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace one object atomically."""
-        with self._translated("write", path):
-            obstore.put(self._writer(), path, data, mode="overwrite")
+
+        def attempt() -> None:
+            with self._translated("write", path):
+                tag = obstore.put(self._writer(), path, data, mode="overwrite")["e_tag"]
+            self._require_stored(path, data, tag)
+
+        self._tried(attempt)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write one object if none is there; False if there was. Of several at once, exactly one gets True."""
-        with self._translated("create", path):
+        """Write one object if none is there; False if there was. Of several at once, exactly one gets True.
+
+        Also where the answer to the winner's request is lost and the request, tried again, finds the winner's own object: the object's
+        metadata says which call made it. TransientError leaves it open whether the object was made.
+        """
+        if self.local is not None:
+            with self._translated("create", path):
+                try:
+                    obstore.put(self._writer(), path, data, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    return False
+                return True
+        token = secrets.token_hex(8)
+
+        def attempt() -> bool:
             try:
-                obstore.put(self._writer(), path, data, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                # A lost answer to a successful create, tried again inside the client, also ends here: ours if it reads as ours.
-                return bool(self.read(path) == data) and self.local is None
+                with self._translated("create", path):
+                    labels = {_CREATOR: token}
+                    tag = obstore.put(self._writer(), path, data, mode="create", use_multipart=False, attributes=labels)["e_tag"]
+            except (_Taken, TransientError) as error:
+                creator, tag = self._creator(path)
+                if creator != token:
+                    if isinstance(error, _Taken) and tag:
+                        return False
+                    # Failed; or S3's 409 while another's create is under way, which may yet fail.
+                    raise TransientError(f"cannot create {join(self.url, path)}: {error}") from None
+            if tag != s3.tag_of(data) and self._read_once(path) != data:  # ours, but damaged on the way
+                self.write(path, data)
             return True
 
-    def put_file(self, source: Path, path: str) -> None:
-        """Upload one local file, in parts when it is large."""
-        with self._translated("write", path):
-            obstore.put(self._writer(), path, source, mode="overwrite", chunk_size=16 << 20)
+        return self._tried(attempt)
+
+    def put_file(self, source: Path, path: str, part_bytes: int = s3.PART_BYTES) -> None:
+        """Upload one local file, in parts of ``part_bytes`` when it is larger."""
+
+        def attempt() -> None:
+            try:
+                with self._translated("write", path):
+                    obstore.put(
+                        self._writer(), path, source, mode="overwrite", chunk_size=part_bytes, max_concurrency=s3.PARTS_AT_ONCE
+                    )
+            except TransientError:
+                if not self.holds(source, path, part_bytes):
+                    raise
+                log.info("%s is stored; the answer had been lost", join(self.url, path))
+
+        self._tried(attempt)
+
+    def holds(self, source: Path, path: str, part_bytes: int = s3.PART_BYTES) -> bool:
+        """Whether the store's own size and checksum (S3's ETag) of an object are a local file's, uploaded in parts of ``part_bytes``.
+
+        False proves nothing: the store may give no checksum, or one of another kind, as S3 does with a key of one's own.
+        """
+        if not self._is_s3:
+            return False
+        try:
+            found = self.head(path)
+        except FileNotFoundError:
+            return False
+        return found.size == source.stat().st_size and found.tag == s3.tag_of_file(source, part_bytes)
+
+    def abort_uploads(self, prefix: str) -> int:
+        """End multipart uploads below a folder that nobody finished. Returns how many; raises TransientError."""
+        return s3.abort_uploads(self._bucket, join(self._prefix, prefix).strip("/") + "/") if self._is_s3 else 0
 
     def get_file(self, path: str, target: Path) -> Path:
-        """Download to a local file, streamed. Raises FileNotFoundError."""
-        with self._translated("read", path), target.open("wb") as out:
-            for part in obstore.get(self._reader(path), path).stream(min_chunk_size=4 << 20):
-                out.write(part)
+        """Download to a local file, streamed; the file is there when it is whole. Raises FileNotFoundError."""
+        partial = target.with_name(f"{target.name}.partial")
+
+        def attempt() -> None:
+            with self._translated("read", path), partial.open("wb") as out:
+                for part in obstore.get(self._reader(path), path).stream(min_chunk_size=4 << 20):
+                    out.write(part)
+
+        try:
+            self._tried(attempt)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
         return target
 
     def head(self, path: str) -> Object:
         """Raises FileNotFoundError."""
-        with self._translated("look up", path):
-            meta = obstore.head(self._reader(path), path)
+
+        def attempt() -> Any:
+            with self._translated("look up", path):
+                return obstore.head(self._reader(path), path)
+
+        meta = self._tried(attempt)
         return Object(meta["path"], meta["size"], meta.get("e_tag") or "")
 
     def exists(self, path: str) -> bool:
@@ -202,16 +258,14 @@ class Store:
         """All objects below a folder, sorted by path."""
         if self.local is not None and not (self.local / prefix).is_dir():
             return []
-        with self._translated("list", prefix):
-            found = obstore.list(self._reader(prefix), prefix or None).collect()
+        found = self._listed(prefix, lambda *place: obstore.list(*place).collect())
         return sorted(Object(meta["path"], meta["size"], meta.get("e_tag") or "") for meta in found)
 
     def names(self, prefix: str = "") -> tuple[list[str], list[str]]:
         """Names of the objects and of the folders directly in a folder, sorted."""
         if self.local is not None and not (self.local / prefix).is_dir():
             return [], []
-        with self._translated("list", prefix):
-            found = obstore.list_with_delimiter(self._reader(prefix), prefix or None)
+        found = self._listed(prefix, obstore.list_with_delimiter)
         files = sorted(meta["path"].rpartition("/")[2] for meta in found["objects"])
         return files, sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
@@ -238,8 +292,13 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(folder, target)
             return
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            self.put_file(path, join(prefix, path.relative_to(folder).as_posix()))
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        try:
+            for path in paths:
+                self.put_file(path, join(prefix, path.relative_to(folder).as_posix()))
+        finally:
+            if any(path.stat().st_size > s3.PART_BYTES for path in paths):
+                self.abort_uploads(prefix)
 
     def _reader(self, path: str) -> Any:
         if self._backend is None:
@@ -255,27 +314,80 @@ class Store:
             self._backend = LocalStore(self.local, mkdir=True)
         return self._backend
 
+    def _listed(self, prefix: str, lister: Callable[..., Any]) -> Any:
+        def attempt() -> Any:
+            with self._translated("list", prefix):
+                return lister(self._reader(prefix), prefix or None)
+
+        return self._tried(attempt)
+
+    def _creator(self, path: str) -> tuple[str, str]:
+        """Which call of ``create`` made an object, and its ETag; empty where there is none."""
+        try:
+            with self._translated("look up", path):
+                found = obstore.get(self._backend, path, options={"head": True})
+        except FileNotFoundError:
+            return "", ""
+        return found.attributes.get(_CREATOR, ""), found.meta.get("e_tag") or ""
+
+    def _read_once(self, path: str) -> bytes:
+        with self._translated("read", path):
+            found = obstore.get(self._reader(path), path)
+            data = bytes(found.bytes())
+            tag = found.meta.get("e_tag") or ""
+            if self._is_s3 and s3.is_plain_md5(tag) and tag != s3.tag_of(data):
+                # Damaged on the way, or an ETag that is no MD5: then a second look sees the same.
+                again = bytes(obstore.get(self._reader(path), path).bytes())
+                if again != data and tag != s3.tag_of(again):
+                    raise TransientError(f"{join(self.url, path)} reads differently each time: the way to the store damages it")
+                return again
+            return data
+
+    def _require_stored(self, path: str, data: bytes, tag: str | None) -> None:
+        if self._is_s3 and tag != s3.tag_of(data) and self._read_once(path) != data:
+            raise TransientError(f"{join(self.url, path)} does not read back as written: is the store sound?")
+
+    def _tried(self, act: Callable[[], T]) -> T:
+        """``act``, again where it fails at an object store, as long as the client itself would have tried."""
+        if self.local is not None:
+            return act()
+        started = time.monotonic()
+        for attempt in range(1, TRIES):
+            try:
+                return act()
+            except TransientError as error:
+                if time.monotonic() - started > self._deployment.store_retry_seconds / 2:
+                    raise
+                log.info("%s; tried again", error)
+                time.sleep(random.uniform(0, self._deployment.store_backoff * 2**attempt))
+        return act()
+
     @contextmanager
     def _translated(self, verb: str, path: str) -> Iterator[None]:
-        """Store errors as errors that say what to do next; FileNotFoundError stays as it is."""
+        """Store errors as errors that say what to do next; FileNotFoundError stays as it is.
+
+        The client's exception is not chained: it holds the store's whole answer, which may repeat credentials.
+        """
         where = join(self.url, path)
         try:
             yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{where} does not exist") from error
+            code = s3.code_of(error)
+            if code == "NoSuchUpload" or (code and s3.is_fatal(code)):
+                raise s3.explained(error, verb, where) from None
+            if verb in ("write", "create") and self._is_s3:
+                raise ConfigError(
+                    f"cannot {verb} {where}: the store answered 404 to a write. Check the bucket in the URL and AWS_ENDPOINT_URL"
+                ) from None
+            raise FileNotFoundError(f"{where} does not exist") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise ConfigError(
-                f"cannot {verb} {where}: access denied. Check the credentials (Airflow connection wat2mds_store, or AWS_ variables) "
-                f"and the rights on this path"
-            ) from error
+            raise s3.explained(error, verb, where, denied=True) from None
+        except (AlreadyExistsError, PreconditionError):
+            raise _Taken(f"{where} is there already") from None
         except UnknownConfigurationKeyError as error:
-            raise ConfigError(f"cannot {verb} {where}: {_first_line(error)}") from error
+            raise ConfigError(f"cannot {verb} {where}: {s3.said(error)}") from None
         except (BaseError, OSError) as error:
-            raise TransientError(f"cannot {verb} {where}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise s3.explained(error, verb, where) from None
 
 
 def fetch(url: str, folder: Path) -> Path:
@@ -295,61 +407,3 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a local file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Layout:
-    """Where the parts of one dataset lie: one function per kind of path, all URLs (design.md, Store)."""
-
-    def __init__(self, root: str, dataset: str) -> None:
-        self.root = normalize(root)
-        self.dataset = join(self.root, "datasets", dataset)
-
-    @classmethod
-    def of(cls, dataset_url: str) -> Layout:
-        """From a dataset's own URL, ``<root>/datasets/<name>``."""
-        parent, name = split(dataset_url)
-        root, folder = split(parent)
-        if folder != "datasets":
-            raise ConfigError(f"{dataset_url} is not a dataset's folder: expected <root>/datasets/<name>")
-        return cls(root, name)
-
-    @property
-    def registry(self) -> str:
-        return join(self.root, "registry")
-
-    def settings(self, digest: str) -> str:
-        return join(self.dataset, "settings", f"{digest}.json")
-
-    def work(self, snapshot: str, segment: str, wat_file: str) -> str:
-        return join(self.dataset, "work", snapshot, segment, wat_file)
-
-    def stage(self, snapshot: str, segment: str, wat_file: str, stage: str) -> str:
-        return join(self.work(snapshot, segment, wat_file), stage)
-
-    @property
-    def ledger(self) -> str:
-        return join(self.dataset, "ledger")
-
-    @property
-    def metadata(self) -> str:
-        return join(self.dataset, "metadata")
-
-    @staticmethod
-    def unit_name(snapshot: str, segment: str, wat_file: str, digest: str) -> str:
-        """Name of a WAT file's folder under shards/ and embeddings/."""
-        return f"{snapshot}.{segment}.{wat_file}.{digest}"
-
-    def shards(self, unit_name: str) -> str:
-        return join(self.dataset, "shards", unit_name)
-
-    def embeddings(self, unit_name: str) -> str:
-        return join(self.dataset, "embeddings", unit_name)
-
-    @staticmethod
-    def version_path(number: int) -> str:
-        """Path of a version record below the dataset's folder."""
-        return f"versions/{number:06d}/version.json"
-
-    @property
-    def reports(self) -> str:
-        return join(self.dataset, "reports")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from wat2mds.errors import ConfigError, DataError, TransientError
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
-from wat2mds.reading import count_samples, open_dataset, seed_cache, temporary_dataset
+from wat2mds.reading import count_samples, open_dataset, seed_cache
 from wat2mds.schema import MDS_COLUMNS
 from wat2mds.store import Layout, Store
 from wat2mds.versions import (
@@ -38,17 +41,19 @@ def publish_by_hand(dataset: str, number: int, wat_files: int, rows: int = 5) ->
     units, shards = {}, []
     for wat_file in range(wat_files):
         name = f"{UNIT.format(wat_file)}.abc"
-        folder = store.local / "shards" / name  # type: ignore[operator]
-        if not folder.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / name
             columns = {column: str(MDS_COLUMNS[column].mds) for column in ("uid", "caption", "jpg")}
             writer = MDSWriter(columns=columns, out=str(folder), hashes=["sha1"], size_limit=1 << 10)
             for row in range(rows):
                 uid = hashlib.md5(f"{wat_file} {row}".encode()).hexdigest()
                 writer.write({"uid": uid, "caption": f"{wat_file} {row}", "jpg": bytes(400)})
             writer.finish()
-        for shard in json.loads((folder / "index.json").read_bytes())["shards"]:
-            shard["raw_data"]["basename"] = f"shards/{name}/{shard['raw_data']['basename']}"
-            shards.append(shard)
+            for shard in json.loads((folder / "index.json").read_bytes())["shards"]:
+                basename = shard["raw_data"]["basename"]
+                shard["raw_data"]["basename"] = f"shards/{name}/{basename}"
+                shards.append(shard)
+                store.put_file(folder / basename, f"shards/{name}/{basename}")
         unit = PublishedUnit(name, "CC-MAIN-2023-50", "1700679099281.67", f"{wat_file:05}", rows, 3, {}, [], [])
         units[unit.key] = unit
     content = json.dumps({"version": 2, "shards": shards}).encode()
@@ -95,17 +100,48 @@ def test_newest_and_older(dataset: str, tmp_path: Path) -> None:
             read_version(dataset, 9)
 
 
-def test_every_sample_once_over_two_workers_and_two_epochs(dataset: str) -> None:
-    from torch.utils.data import DataLoader
+@pytest.fixture(params=["file", "s3"])
+def anywhere(request: pytest.FixtureRequest) -> str:
+    """A dataset's URL on local files, and on S3 over HTTP."""
+    if request.param == "file":
+        return str(request.getfixturevalue("dataset"))
+    return Layout(str(request.getfixturevalue("s3_root")), "demo").dataset
 
-    publish_by_hand(dataset, 1, 3, rows=7)
-    with temporary_dataset(dataset, shuffle=True, batch_size=2, num_canonical_nodes=1) as samples:
-        for _ in range(2):
-            seen = Counter(uid for batch in DataLoader(samples, batch_size=2, num_workers=2) for uid in batch["uid"])
-            assert len(seen) == 21
-            assert set(seen.values()) <= {1, 2}  # streaming repeats samples so that all workers have as many
-        del samples
-    assert count_samples(dataset) == 21
+
+def loader_of(dataset: str, local: Path) -> Any:
+    from streaming import StreamingDataLoader
+
+    samples = open_dataset(
+        dataset, local=local, shuffle=True, shuffle_seed=7, batch_size=2, num_canonical_nodes=1, validate_hash="sha1"
+    )
+    return StreamingDataLoader(samples, batch_size=2, num_workers=2)
+
+
+def uids_of(batches: Iterable[Any]) -> list[str]:
+    return [uid for batch in batches for uid in batch["uid"]]
+
+
+def test_shuffled_epochs_of_two_workers_resumed_in_the_middle(anywhere: str, tmp_path: Path) -> None:
+    publish_by_hand(anywhere, 1, 3, rows=8)
+    loader = loader_of(anywhere, tmp_path / "cache")
+    first = uids_of(loader)
+    # An even number for two workers of batches of two: no sample needs repeating.
+    assert len(first) == len(set(first)) == 24
+    batches = iter(loader)
+    before = uids_of(next(batches) for _ in range(5))
+    state = loader.state_dict()
+    undisturbed = before + uids_of(batches)
+    assert sorted(undisturbed) == sorted(first)
+    assert undisturbed != first, "the second epoch has the order of the first: not shuffled anew"
+    assert first != sorted(first)
+    del batches, loader
+
+    resumed = loader_of(anywhere, tmp_path / "another cache")  # as a new process would, with nothing on its disk
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    after = uids_of(resumed)
+    assert before + after == undisturbed
+    assert sorted(uids_of(resumed)) == sorted(first)
+    del resumed
 
 
 def test_one_cache_for_two_versions(dataset: str, tmp_path: Path) -> None:
@@ -119,7 +155,8 @@ def test_one_cache_for_two_versions(dataset: str, tmp_path: Path) -> None:
         seed_cache(dataset, first, Store(dataset).local / "cache")  # type: ignore[operator]
 
 
-def test_damage_is_an_error_and_not_an_end(dataset: str) -> None:
+def test_damage_is_an_error_and_not_an_end(anywhere: str) -> None:
+    dataset = anywhere
     version = publish_by_hand(dataset, 1, 1)
     store = Store(dataset)
     shard = json.loads(read_index(dataset, version))["shards"][0]["raw_data"]["basename"]
@@ -128,7 +165,7 @@ def test_damage_is_an_error_and_not_an_end(dataset: str) -> None:
     with pytest.raises(ValueError, match="Checksum failure"):
         count_samples(dataset)
     store.delete(shard)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises((FileNotFoundError, ClientError), match=r"No such file|not found"):
         count_samples(dataset)
     store.write(shard, good)
     assert count_samples(dataset) == 5

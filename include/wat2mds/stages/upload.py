@@ -3,8 +3,9 @@
 In: the manifest of convert, and the dataset's URL. Out: the objects ``shards/<unit>/shard.*.mds``, then ``shards/<unit>/index.json``, and
 ``embeddings/<unit>/{img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet}`` (the folder that
 clip-retrieval's index reads); the manifest lists them with size and SHA-256. Guaranteed: every object listed was read back from the
-store with that size and hash; a unit's index is there only when all its other objects are; objects are named by their content,
-so one that is there already stays. What does not belong here: making them part of a version (publish).
+store with that size and hash, or has the size and the checksum that S3 computed of what it received; a unit's index is there only when
+all its other objects are; objects are named by their content, so one that is there already stays; of a killed attempt's multipart
+uploads the next one leaves none. What does not belong here: making them part of a version (publish).
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from wat2mds.errors import ConfigError, DataError, TransientError
+from wat2mds.errors import DataError, TransientError, Wat2MdsError
 from wat2mds.manifest import Flow, Input, Manifest, Unit
-from wat2mds.settings import Settings
+from wat2mds.progress import Progress
+from wat2mds.settings import Settings, UploadSettings
 from wat2mds.store import Store, file_hash
 from wat2mds.versions import StoredObject
 
 log = logging.getLogger(__name__)
 STAGE = "upload"
-# Enough to hide an object store's latency; the network is the limit from about eight connections on.
-_THREADS = 8
 # Tries of one object whose content does not read back as written; what the store refuses, the store's client tries again itself.
 _TRIES = 3
 
@@ -39,12 +40,8 @@ def run(converted: Manifest, to: str, out: str, settings: Settings) -> Manifest:
     with Unit(STAGE, out, [converted, Input(dataset.url, "destination")], settings) as unit:
         if unit.done and _all_there(dataset, unit.manifest):
             return unit.manifest
-        started = time.monotonic()
         with tempfile.TemporaryDirectory() as temporary:
-            objects = _upload_all(dataset, converted, Path(temporary))
-        size = sum(entry.size for entry in objects)
-        seconds = max(time.monotonic() - started, 1e-3)
-        log.info("upload: %d objects, %.1f MB, %.1f MB/s, to %s", len(objects), size / 1e6, size / 1e6 / seconds, dataset.url)
+            objects = _Upload(dataset, converted, Path(temporary), settings.upload).all()
         if unit.done:  # its objects had gone from the store and are there again
             return unit.manifest
         count = int(converted.extra["samples"])
@@ -72,56 +69,99 @@ def object_paths(converted: Manifest) -> dict[str, str]:
     return paths
 
 
-def _upload_all(dataset: Store, converted: Manifest, folder: Path) -> list[StoredObject]:
-    known = {file.name: file for file in converted.files}
-    paths = object_paths(converted)
-    if lost := set(paths) - set(known):
-        raise DataError(f"{converted.url} lacks {', '.join(sorted(lost))}")
+class _Upload:
+    """One attempt at bringing a converted unit's files to the dataset; ``folder`` is scratch space."""
 
-    def upload_one(file: str) -> StoredObject:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            source = converted.fetch(file, Path(temporary))
-            if file_hash(source) != known[file].sha256:
-                raise DataError(f"{converted.file(file)} is not what convert wrote: delete {converted.url} and run convert again")
-            wanted = StoredObject(paths[file], known[file].size, known[file].sha256)
-            return _place(dataset, source, wanted, Path(temporary))
+    def __init__(self, dataset: Store, converted: Manifest, folder: Path, settings: UploadSettings) -> None:
+        self.dataset = dataset
+        self.converted = converted
+        self.folder = folder
+        self.settings = settings
+        self.files = {file.name: file for file in converted.files}
+        self.paths = object_paths(converted)
+        if lost := set(self.paths) - set(self.files):
+            raise DataError(f"{converted.url} lacks {', '.join(sorted(lost))}")
 
-    *others, index = paths
-    return [*_in_parallel(upload_one, others), upload_one(index)]
-
-
-def _in_parallel(work: Callable[[str], StoredObject], items: Sequence[str]) -> list[StoredObject]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(work, item) for item in items]
+    def all(self) -> list[StoredObject]:
+        """Every object, the index last. Before and after, multipart uploads that nobody finished are ended."""
+        self._end_leftovers()  # a killed attempt's
+        *others, index = self.paths
         try:
-            return [future.result() for future in futures]
+            objects = self._in_parallel(others)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            with suppress(Wat2MdsError):  # the next attempt ends them
+                self._end_leftovers()
             raise
+        self._end_leftovers()  # where the answer to the begin of a multipart upload was lost, the upload is known to nobody
+        return [*objects, self._one(index)]
 
+    def _end_leftovers(self) -> None:
+        for kind in ("shards", "embeddings"):
+            self.dataset.abort_uploads(f"{kind}/{self.converted.extra['unit_name']}")
 
-def _place(dataset: Store, source: Path, wanted: StoredObject, folder: Path) -> StoredObject:
-    """Put one object unless it is there; returns what is in the store. Raises TransientError if it does not read back."""
-    found = _read_back(dataset, wanted.path, folder)
-    if found == wanted:
-        return wanted
-    if found is not None:
-        if wanted.path.endswith(".parquet") and _differs_in_time_only(dataset, source, wanted.path, folder):
-            log.info("%s is there from an earlier fetch of the same samples: it stays", wanted.path)
-            return found
-        log.warning("%s in %s is damaged (%d bytes, not %d): written again", wanted.path, dataset.url, found.size, wanted.size)
-    for _ in range(_TRIES):
-        try:
-            dataset.put_file(source, wanted.path)
-        except FileNotFoundError as error:  # what a store answers to a write where there is no bucket
-            raise ConfigError(
-                f"cannot write below {dataset.url}: there is no such bucket; create it or correct the URL"
-            ) from error
-        found = _read_back(dataset, wanted.path, folder)
+    def _in_parallel(self, names: Sequence[str]) -> list[StoredObject]:
+        size = sum(self.files[name].size for name in names)
+        started, done = time.monotonic(), 0
+        with ThreadPoolExecutor(self.settings.threads) as pool, Progress("upload", _mb(size), "MB") as progress:
+            futures = {pool.submit(self._one, name): name for name in names}
+            try:
+                for count, future in enumerate(as_completed(futures), 1):
+                    done += future.result().size
+                    rate = done / 1e6 / max(time.monotonic() - started, 1e-3)
+                    progress.update(_mb(done), f"{count} of {len(names)} objects, {rate:.1f} MB/s, to {self.dataset.url}")
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+
+    def _one(self, name: str) -> StoredObject:
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            source = self._fetch(name, Path(temporary))
+            wanted = StoredObject(self.paths[name], self.files[name].size, self.files[name].sha256)
+            return self._place(source, wanted, Path(temporary))
+
+    def _fetch(self, name: str, folder: Path) -> Path:
+        """A file of convert's as a checked local path; one that a remote store gives damaged is fetched again."""
+        for _ in range(_TRIES if Store(self.converted.base).local is None else 1):
+            source = self.converted.fetch(name, folder)
+            if file_hash(source) == self.files[name].sha256:
+                return source
+            if source.is_relative_to(folder):
+                source.unlink()
+        raise DataError(
+            f"{self.converted.file(name)} is not what convert wrote: delete {self.converted.url} and run convert again"
+        )
+
+    def _place(self, source: Path, wanted: StoredObject, folder: Path) -> StoredObject:
+        """Put one object unless it is there; returns what is in the store. Raises TransientError if it is not stored as written."""
+        dataset, part_bytes = self.dataset, self.settings.part_bytes
+        found = self._stored(source, wanted, folder)
         if found == wanted:
             return wanted
-        log.warning("%s in %s does not read back as written", wanted.path, dataset.url)
-    raise TransientError(f"{wanted.path} in {dataset.url} does not read back as written, {_TRIES} times: is the store sound?")
+        if found is not None:
+            if wanted.path.endswith(".parquet") and _differs_in_time_only(dataset, source, wanted.path, folder):
+                log.info("%s is there from an earlier fetch of the same samples: it stays", wanted.path)
+                return found
+            log.warning(
+                "%s in %s is damaged (%d bytes, not %d): written again", wanted.path, dataset.url, found.size, wanted.size
+            )
+        for _ in range(_TRIES):
+            dataset.put_file(source, wanted.path, part_bytes)
+            found = self._stored(source, wanted, folder)
+            if found == wanted:
+                return wanted
+            log.warning("%s in %s does not read back as written", wanted.path, dataset.url)
+        raise TransientError(f"{wanted.path} in {dataset.url} does not read back as written, {_TRIES} times: is the store sound?")
+
+    def _stored(self, source: Path, wanted: StoredObject, folder: Path) -> StoredObject | None:
+        """What the store holds: by its own checksum where that is known to be the source's, else by reading it back."""
+        if self.dataset.holds(source, wanted.path, self.settings.part_bytes):
+            return wanted
+        return _read_back(self.dataset, wanted.path, folder)
+
+
+def _mb(size: int) -> int:
+    return -(-size // 1_000_000)
 
 
 def _read_back(dataset: Store, path: str, folder: Path) -> StoredObject | None:
