@@ -15,7 +15,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -44,11 +44,12 @@ RETRY: Any = {
 
 
 class Object(NamedTuple):
-    """One stored object: path below the store's URL, size in bytes, and a tag that changes with its content."""
+    """One stored object: path below the store's URL, size in bytes, a tag that changes with its content, time of its last write (UTC)."""
 
     path: str
     size: int
     tag: str
+    modified: datetime
 
 
 def normalize(url: str) -> str:
@@ -180,7 +181,7 @@ class Store:
         """Raises FileNotFoundError."""
         with self._translated("look up", path):
             meta = obstore.head(self._reader(path), path)
-        return Object(meta["path"], meta["size"], meta.get("e_tag") or "")
+        return _object(meta)
 
     def exists(self, path: str) -> bool:
         try:
@@ -195,7 +196,7 @@ class Store:
             return []
         with self._translated("list", prefix):
             found = obstore.list(self._reader(prefix), prefix or None).collect()
-        return sorted(Object(meta["path"], meta["size"], meta.get("e_tag") or "") for meta in found)
+        return sorted(map(_object, found))
 
     def names(self, prefix: str = "") -> tuple[list[str], list[str]]:
         """Names of the objects and of the folders directly in a folder, sorted."""
@@ -263,6 +264,10 @@ class Store:
             raise ConfigError(f"cannot {verb} {where}: {_first_line(error)}") from error
         except (BaseError, OSError) as error:
             raise TransientError(f"cannot {verb} {where}: {_first_line(error)}") from error
+
+
+def _object(meta: Any) -> Object:
+    return Object(meta["path"], meta["size"], meta.get("e_tag") or "", meta["last_modified"])
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ from wat2mds.schema import METADATA
 from wat2mds.settings import Settings, child_environment
 from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Store
+from wat2mds.units import segment_of
 from wat2mds.versions import Version, newest_version, open_table, published_flow, read_index, read_version, version_numbers
 
 Make = Callable[..., Any]
@@ -163,7 +164,7 @@ def test_rows_that_nobody_recorded_are_repaired(dataset: str, made_upload: Make,
     first = publish.run([one, other], dataset, SETTINGS).version
     stray = publish._unit(made_upload(dataset, "00007"), Store(dataset), SETTINGS)
     damaged = dict(list(first.units.items())[:1])
-    MetadataTable(dataset, tmp_path).bring_to(damaged | {stray.key: stray})
+    MetadataTable(dataset, tmp_path).bring_to(first.units, {segment_of(stray.key): damaged | {stray.key: stray}})
     second = publish.run([third], dataset, SETTINGS).version
     check_whole(dataset, second, [one, other, third])
 
@@ -277,10 +278,10 @@ def test_killed_between_any_two_writes_then_retried(
     anywhere: str, made_upload: Make, publish_in_processes: Callable[..., list[int]]
 ) -> None:
     """Each death leaves the newest version as it was, or the new one whole; each retry goes on from there."""
-    # What is written, in order: the table (the first time only), its rows, the merged index, the record, the root index. Numbers are
-    # the writes that an attempt survives; rows and table that are there already are not written again.
+    # What is written, in order: the table (the first time only), its rows, the segment's list, the merged index, the record, the root
+    # index. Numbers are the writes that an attempt survives; rows and table that are there already are not written again.
     first, second = [made_upload(anywhere, "00000")], [made_upload(anywhere, "00001", count=4, failed=1, dropped=1)]
-    for deaths, uploads, before in (((0, 1, 1, 1, 2), first, None), ((0, 1, 1, 2), second, 1)):
+    for deaths, uploads, before in (((0, 1, 1, 1, 2, 3), first, None), ((0, 1, 1, 2, 3), second, 1)):
         number = (before or 0) + 1
         for attempt, writes in enumerate(deaths):
             assert publish_in_processes((writes, anywhere, uploads)) == [KILLED]
