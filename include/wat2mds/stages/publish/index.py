@@ -57,6 +57,11 @@ def unit_shards(dataset: Store, unit: PublishedUnit) -> list[dict[str, Any]]:
     content = dataset.read(entry.path)
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise TransientError(f"{join(dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}")
+    return named_from_dataset(content, unit)
+
+
+def named_from_dataset(content: bytes, unit: PublishedUnit) -> list[dict[str, Any]]:
+    """The shards of a unit's own index, named from the dataset's folder."""
     shards: list[dict[str, Any]] = json.loads(content)["shards"]
     for shard in shards:
         for info in (shard["raw_data"], shard["zip_data"]):

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from wat2mds.errors import ConfigError, DataError, TransientError
-from wat2mds.store import Layout, Object, Store, join
+from wat2mds.store import Object, Store, join
 from wat2mds.units import FOLDER as UNIT_LISTS
 from wat2mds.versions import newest_number, read_record, standing_numbers, table_location
 
@@ -145,7 +145,7 @@ def _named(dataset_url: str, standing: list[int]) -> set[str]:
 def _table_files(dataset_url: str, older_than: timedelta) -> set[str]:
     """Files that the table's newest state does without, by Delta's own rule: replaced longer ago than the grace, or never committed."""
     uri, options = table_location(dataset_url)
-    hours = int(older_than.total_seconds() // 3600)
+    hours = math.ceil(older_than / timedelta(hours=1))
     try:
         table = DeltaTable(uri, storage_options=options)
         found = table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False, full=True)
@@ -153,5 +153,4 @@ def _table_files(dataset_url: str, older_than: timedelta) -> set[str]:
         return set()
     except DeltaError as error:
         raise TransientError(f"metadata table {uri}: {str(error).splitlines()[0]}") from error
-    base = Layout.of(dataset_url).metadata
-    return {f"metadata/{unquote(path.removeprefix(base).removeprefix(uri)).lstrip('/')}" for path in found}
+    return {f"metadata/{path}" for path in found}
