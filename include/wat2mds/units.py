@@ -1,14 +1,15 @@
 """What a version holds of each WAT file, in one list a segment.
 
-In: published units. Out: ``Units``, a mapping from a WAT file's key to its unit. Guaranteed: a list is an immutable object named by
-its content, so that a new version writes the lists of the segments that changed and names the others again, and a reader of one
-WAT file loads one list; what is read is checked by its hash. What does not belong here: version records (``versions.py``).
+In: published units. Out: ``Units``, a mapping from a WAT file's key to its unit. Guaranteed: a list is an immutable object, so
+that a new version writes the lists of the segments that changed and names the others again, and a reader of one WAT file loads one
+list; what is read is checked by its hash. What does not belong here: version records (``versions.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -101,7 +102,8 @@ class Units(Mapping[str, PublishedUnit]):
         for segment, members in loaded.items():
             content = json.dumps([asdict(unit) for unit in members.values()], sort_keys=True).encode()
             sha256 = hashlib.sha256(content).hexdigest()
-            path = f"{FOLDER}/{segment}.{digest(sha256)}.json"
+            # Not named by content: an attempt must not rely on a list that another left and that a vacuum may be about to remove.
+            path = f"{FOLDER}/{segment}.{secrets.token_hex(6)}.json"
             dataset.write(path, content)
             texts = [unit.index_bytes for unit in members.values() if unit.index_bytes]
             lists[segment] = SegmentList(

@@ -100,13 +100,14 @@ def run(
         raise ConfigError("a WAT file is given twice: name one upload manifest for each")
     with tempfile.TemporaryDirectory() as temporary:
         table = MetadataTable(dataset.url, Path(temporary))
-        _require_distinct_uids([table.rows(unit) for unit in ours.values()])
         for attempt in range(_TRIES):
             newest = newest_version(dataset.url)
             if newest is not None and _holds(newest, ours):
                 refresh_derived(dataset.url)
                 return Published(newest, dataset.url, sorted(ours), done_before=attempt == 0)
             _require_objects(dataset, ours, newest, Path(temporary))
+            if attempt == 0:
+                _require_distinct_uids([table.rows(unit) for unit in ours.values()])
             try:
                 version = _try_publish(dataset, table, newest, ours, settings, (batch, missing))
             except Moved as moved:
