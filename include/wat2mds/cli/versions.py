@@ -139,7 +139,7 @@ def vacuum(
     from wat2mds.stages.publish.vacuum import vacuum as vacuumed
 
     done = vacuumed(_url(root, dataset), _duration(older_than), dry_run=dry_run, alone=alone)
-    for entry in done.removed:
+    for entry in done.removed if dry_run else ():
         typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
     emit(
         {

@@ -61,7 +61,10 @@ class MetadataTable:
         entry = unit.object_ending("/metadata_0.parquet")
         path = self.folder / f"{unit.unit_name}.{entry.sha256[:12]}.parquet"
         if not path.exists():
-            content = self.dataset.read(entry.path)
+            try:
+                content = self.dataset.read(entry.path)
+            except FileNotFoundError as error:
+                raise TransientError(f"{error}: clear the upload task of {unit.key}") from error
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise TransientError(
                     f"{join(self.dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}"

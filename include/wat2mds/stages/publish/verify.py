@@ -251,11 +251,13 @@ class _Check:
                 file.write(packed[bins == number].tobytes())
 
     def _twice(self) -> None:
+        total, named = 0, list[str]()
         for path in sorted(self.folder.iterdir()):
             values, counts = np.unique(np.fromfile(path, "V16"), return_counts=True)
-            if (counts > 1).any():
-                named = ", ".join(value.tobytes().hex() for value in values[counts > 1][:5])
-                self.problem(f"{int((counts > 1).sum())} uids stand in shards more than once, e.g. {named}")
+            total += int((counts > 1).sum())
+            named += [value.tobytes().hex() for value in values[counts > 1][: 5 - len(named)]]
+        if total:
+            self.problem(f"{total} uids stand in shards more than once, e.g. {', '.join(named)}")
 
 
 def _rows_of(table: pa.Table) -> Iterator[Row]:

@@ -64,14 +64,26 @@ def test_republish_replaces_just_its_wat_file(anywhere: str, made_upload: Make) 
     one, other = made_upload(anywhere, "00000", dropped=0), made_upload(anywhere, "00001")
     publish.run([one, other], anywhere, SETTINGS)
     first = read_version(anywhere)
+    rows, index = rows_of(anywhere, first), read_index(anywhere, first)
     stricter = made_upload(anywhere, "00000", settings=STRICT, dropped=5)
     publish.run([stricter], anywhere, STRICT)
     second = read_version(anywhere)
     assert second.number == 2
     check_whole(anywhere, second, [stricter, other])
+    # exactly the rows that the threshold drops are gone, and the shards of the old unit, all others are as they were
+    gone = set(rows["uid"].to_pylist()) - set(rows_of(anywhere, second)["uid"].to_pylist())
+    assert gone == {uid(f"https://images{n % 3}.example.org/{n}.jpg", caption(n)) for n in range(4, 9)}
+    assert second.samples == first.samples - 5
+    now = read_index(anywhere, second)
+    assert one.extra["unit_name"].encode() in index
+    assert one.extra["unit_name"].encode() not in now
+    assert index.split(other.extra["unit_name"].encode())[1:] == now.split(other.extra["unit_name"].encode())[1:]
     untouched = second.units["CC-MAIN-2023-50.1700679099281.67.00001"]
     assert untouched == first.units[untouched.key]
     # the old version stands as it was, in its table and for StreamingDataset
+    assert rows_of(anywhere, read_version(anywhere, 1)).equals(rows)
+    assert read_index(anywhere, read_version(anywhere, 1)) == index
+    assert (verify(anywhere, 1).problems, verify(anywhere, 2).problems) == ([], [])
     check_whole(anywhere, read_version(anywhere, 1), [one, other])
     assert (count_samples(anywhere, 1), count_samples(anywhere, 2)) == (16, 11)
 
