@@ -27,7 +27,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wat2mds import __version__
 from wat2mds.errors import ConfigError, DataError, TransientError
@@ -35,7 +34,7 @@ from wat2mds.lineage import ancestry
 from wat2mds.manifest import Manifest
 from wat2mds.settings import Settings, digest
 from wat2mds.stages.publish.index import merge_index
-from wat2mds.stages.publish.table import MetadataTable, Moved
+from wat2mds.stages.publish.table import MetadataTable, Moved, read_columns
 from wat2mds.stages.publish.vacuum import REFRESH_AFTER, refuse_during_vacuum
 from wat2mds.store import Layout, Store, file_hash, join
 from wat2mds.units import PublishedUnit, StoredObject, Units, files_digest, segment_of
@@ -263,7 +262,7 @@ def _models(settings: Settings) -> dict[str, str]:
 
 def _require_distinct_uids(paths: Sequence[Path]) -> None:
     """The ledger gives a uid to one WAT file only; a batch that breaks this must not be published."""
-    uids = pa.chunked_array([c for path in paths for c in pq.read_table(path, columns=["uid"])["uid"].chunks], pa.string())
+    uids = pa.chunked_array([c for path in paths for c in read_columns(path, ["uid"])["uid"].chunks], pa.string())
     counts = pc.value_counts(uids)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):

@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -162,12 +163,18 @@ class MetadataTable:
             return True
         if not files:
             return True
-        return bool(self._witness(files).equals(_sorted(pq.read_table(self.rows(unit), columns=_WITNESS))))
+        return bool(self._witness(files).equals(_sorted(read_columns(self.rows(unit), _WITNESS))))
 
     def _witness(self, files: list[TableFile]) -> pa.Table:
-        tables = [pq.read_table(pa.BufferReader(self.files.read(file.path)), columns=_WITNESS) for file in files]
+        tables = [read_columns(pa.BufferReader(self.files.read(file.path)), _WITNESS) for file in files]
         schema = pa.schema([METADATA.schema.field(name) for name in _WITNESS])
         return _sorted(pa.concat_tables(table.cast(schema) for table in tables))
+
+
+def read_columns(source: Any, columns: list[str]) -> pa.Table:
+    """Of one parquet file. Not by ``read_table``, which imports pandas and takes a path's folders for columns."""
+    with pq.ParquetFile(source) as file:
+        return file.read(columns=columns)
 
 
 def files_by_segment(table: DeltaTable) -> Files:

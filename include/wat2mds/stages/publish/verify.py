@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
 from wat2mds.errors import DataError
 from wat2mds.progress import Progress
 from wat2mds.stages.publish.index import BETWEEN, HEAD, TAIL, named_from_dataset
 from wat2mds.stages.publish.shards import index_mismatches, shard_uids
-from wat2mds.stages.publish.table import Files, files_by_segment
+from wat2mds.stages.publish.table import Files, files_by_segment, read_columns
 from wat2mds.store import Layout, Store
 from wat2mds.units import PublishedUnit, StoredObject, TableFile
 from wat2mds.versions import Version, newest_number, open_table, read_version
@@ -190,7 +189,7 @@ class _Check:
         for file in files:
             try:
                 with self.table.open(file.path) as source:
-                    read.append(pq.read_table(source, columns=_COLUMNS, partitioning=None))
+                    read.append(read_columns(source, _COLUMNS))
             except FileNotFoundError:
                 self.problem(f"metadata/{file.path} is missing: {file.rows} rows of {unit.key}")
                 return
@@ -217,7 +216,7 @@ class _Check:
             if content is None:
                 continue
             if entry.path.endswith(".parquet"):
-                self._compare(entry.path, unit, _rows_of(pq.read_table(pa.BufferReader(content), columns=_COLUMNS)), shards)
+                self._compare(entry.path, unit, _rows_of(read_columns(pa.BufferReader(content), _COLUMNS)), shards)
             elif (count := len(np.load(io.BytesIO(content), allow_pickle=False))) != unit.samples:
                 self.problem(f"{entry.path} holds {count} rows, {unit.key} has {unit.samples} samples")
 
