@@ -16,6 +16,7 @@ from wat2mds.store import Store
 from wat2mds.versions import newest_version, read_index, read_version, version_numbers
 
 PUBLISHER = """
+import pandas  # pyarrow loads it on the way, which each fork need not pay
 from wat2mds.manifest import read_manifest
 from wat2mds.settings import Settings
 from wat2mds.stages import publish
@@ -64,7 +65,7 @@ def test_killed_between_any_two_writes_then_retried(
 
 def test_two_publishers_at_once(anywhere: str, made_upload: Make, publish_in_processes: Callable[..., list[int]]) -> None:
     """Rounds of two processes that start together; both always end up in the dataset, and no version is lost."""
-    rounds = 20
+    rounds = 20 if anywhere.startswith("file:") else 4
     uploads: list[Manifest] = []
     for turn in range(rounds):
         pair = [made_upload(anywhere, f"00{2 * turn + n:03}", count=4, failed=1, dropped=1) for n in range(2)]
@@ -74,7 +75,7 @@ def test_two_publishers_at_once(anywhere: str, made_upload: Make, publish_in_pro
         assert {unit.unit_name for unit in version.units.values()} == {u.extra["unit_name"] for u in uploads}
         assert Store(anywhere).read("index.json") == read_index(anywhere, version)
     assert version_numbers(anywhere) == list(range(1, 2 * rounds + 1))
-    for number in (1, 2, 3, rounds, 2 * rounds):
+    for number in (1, 2, rounds, 2 * rounds):
         held = set(read_version(anywhere, number).units)
         assert len(held) == number
         check_whole(anywhere, read_version(anywhere, number), [u for u in uploads if _key(u) in held])
