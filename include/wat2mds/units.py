@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from wat2mds.errors import DataError
@@ -19,6 +19,7 @@ from wat2mds.settings import digest
 from wat2mds.store import Store, join
 
 FOLDER = "versions/units"
+_NOTHING = {"entered": 0, "left": 0}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PublishedUnit:
 @dataclass(frozen=True)
 class SegmentList:
     """One segment's units, summed up. ``stored`` is the list itself; ``files`` a digest of its table files; ``index_bytes`` the
-    length of its shards' text in the merged index."""
+    length of its shards' text in the merged index; ``flows`` its funnel."""
 
     stored: StoredObject
     units: int
@@ -82,6 +83,20 @@ class SegmentList:
     shards: int
     files: str
     index_bytes: int
+    flows: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, stored: StoredObject, members: Mapping[str, PublishedUnit]) -> SegmentList:
+        texts = [unit.index_bytes for unit in members.values() if unit.index_bytes]
+        return cls(
+            stored,
+            units=len(members),
+            samples=sum(unit.samples for unit in members.values()),
+            shards=sum(unit.shards for unit in members.values()),
+            files=files_digest({key: unit.table_files for key, unit in members.items()}),
+            index_bytes=sum(texts) + 2 * max(0, len(texts) - 1),
+            flows=sum_flows(flow for unit in members.values() for flow in unit.flows),
+        )
 
 
 class Units(Mapping[str, PublishedUnit]):
@@ -100,20 +115,12 @@ class Units(Mapping[str, PublishedUnit]):
         for key, unit in sorted(units.items()):
             loaded.setdefault(segment_of(key), {})[key] = unit
         for segment, members in loaded.items():
-            content = json.dumps([asdict(unit) for unit in members.values()], sort_keys=True).encode()
+            content = json.dumps(list(members.values()), default=vars, sort_keys=True).encode()
             sha256 = hashlib.sha256(content).hexdigest()
             # Not named by content: an attempt must not rely on a list that another left and that a vacuum may be about to remove.
             path = f"{FOLDER}/{segment}.{secrets.token_hex(6)}.json"
             dataset.write(path, content)
-            texts = [unit.index_bytes for unit in members.values() if unit.index_bytes]
-            lists[segment] = SegmentList(
-                StoredObject(path, len(content), sha256),
-                units=len(members),
-                samples=sum(unit.samples for unit in members.values()),
-                shards=sum(unit.shards for unit in members.values()),
-                files=files_digest({unit.key: unit.table_files for unit in members.values()}),
-                index_bytes=sum(texts) + 2 * max(0, len(texts) - 1),
-            )
+            lists[segment] = SegmentList.of(StoredObject(path, len(content), sha256), members)
         made = cls(dataset.url, lists)
         made._loaded = loaded
         return made
@@ -173,6 +180,19 @@ def segment_of(key: str) -> str:
 def files_digest(files: Mapping[str, list[TableFile]]) -> str:
     """Changes with the table files of any of these WAT files; those without files count as if they were not there."""
     return digest(sorted((key, sorted((file.path, file.rows) for file in held)) for key, held in files.items() if held))
+
+
+def sum_flows(flows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Flows of the same stage, source and target as one, in the order of their first appearance."""
+    totals: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for flow in flows:
+        name = (flow["stage"], flow["source"], flow["target"])
+        total = totals.setdefault(name, {**dict(zip(("stage", "source", "target"), name, strict=True)), **_NOTHING, "drops": {}})
+        total["entered"] += flow["entered"]
+        total["left"] += flow["left"]
+        for reason, count in flow["drops"].items():
+            total["drops"][reason] = total["drops"].get(reason, 0) + count
+    return list(totals.values())
 
 
 def _unit(found: dict[str, Any]) -> PublishedUnit:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wat2mds.errors import DataError, TransientError, nearest
 from wat2mds.manifest import Flow
 from wat2mds.store import Layout, Store, join
-from wat2mds.units import PublishedUnit, SegmentList, StoredObject, TableFile, Units, unit_key
+from wat2mds.units import PublishedUnit, SegmentList, StoredObject, TableFile, Units, sum_flows, unit_key
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -71,6 +71,11 @@ class Version:
     @property
     def samples(self) -> int:
         return self.units.samples
+
+    @property
+    def funnel(self) -> list[dict[str, Any]]:
+        """Flows of all WAT files, summed by stage; each unit holds its own."""
+        return sum_flows(flow for entry in self.units.lists.values() for flow in entry.flows)
 
     def to_json(self) -> bytes:
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("units", "index")}

@@ -154,8 +154,7 @@ def _try_publish(
             changed[segment] = before.segment(segment)
 
     number = newest.number + 1 if newest is not None else 1
-    base = read_index(dataset.url, newest) if newest is not None else None
-    content, lengths = merge_index(dataset, base, before, changed)
+    content, lengths = merge_index(dataset, read_index(dataset.url, newest) if newest is not None else None, before, changed)
     units = Units.stored(
         dataset,
         {

@@ -28,7 +28,7 @@ from wat2mds.stages.publish.index import BETWEEN, HEAD, TAIL, named_from_dataset
 from wat2mds.stages.publish.shards import index_mismatches, shard_uids
 from wat2mds.stages.publish.table import Files, files_by_segment, read_columns
 from wat2mds.store import Layout, Store
-from wat2mds.units import PublishedUnit, StoredObject, TableFile
+from wat2mds.units import PublishedUnit, SegmentList, StoredObject, TableFile
 from wat2mds.versions import Version, newest_number, open_table, read_version
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class _Check:
                     self.at += entry.index_bytes + len(BETWEEN) if entry.index_bytes else 0
                     files.pop(segment, None)
                     continue
+                if SegmentList.of(entry.stored, units) != entry:
+                    self.problem(f"{entry.stored.path}: its WAT files do not add up to the counts in the record")
                 held = files.pop(segment, {})
                 for key, unit in units.items():
                     self._unit(unit, held.pop(key, []))

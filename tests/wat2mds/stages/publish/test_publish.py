@@ -41,6 +41,12 @@ def test_first_version(anywhere: str, made_upload: Make) -> None:
         ("convert", "kept", "converted"),
         ("upload", "converted", "uploaded"),
     ]
+    assert [(line["source"], line["entered"], line["left"], line["drops"]) for line in version.funnel[-4:]] == [
+        ("unique", 52, 46, {"http_404": 6}),
+        ("samples", 46, 42, {"low_similarity": 4}),
+        ("kept", 42, 42, {}),
+        ("converted", 42, 42, {}),
+    ]
     summary = result.summary()
     assert json.loads(json.dumps(summary)) == summary
     assert (summary["version"], summary["samples"], summary["counts"]) == (1, 42, {"uploaded": 42, "published": 42})
