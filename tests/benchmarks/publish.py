@@ -7,7 +7,17 @@ rows each, 700 WAT files a segment. Its lists, index, record and Delta log are w
 files are named but not there, so that a publish which opened one of them would fail. The batch is real: ten WAT files through
 convert and upload, published into a segment that is there. Each publish is a process of its own.
 
-Measured:
+Measured on 2 cores under a load of 8, with the files on a local disk (peak: of the process before the publish, then in it):
+
+     shards |        rows | lists MB | index MB | wall s | CPU s | peak MB
+      1,501 |     999,907 |        1 |        2 |   0.75 |  0.29 | 118 -> 237
+     15,001 |   9,999,007 |        9 |       17 |   0.69 |  0.44 | 118 -> 287
+     50,001 |  33,330,007 |       30 |       55 |   1.15 |  0.82 | 118 -> 401
+    150,001 |  99,990,007 |       91 |      166 |   4.53 |  2.21 | 118 -> 683
+
+What grows is the merged index, 1.1 KB a shard, which StreamingDataset wants as one file: read once, written twice and read back, never
+parsed; and the table's files, of which Delta's log names one a WAT file. Rows and shards that do not change are not read, nor are
+the lists of other segments: one list of at most 900 WAT files, 3 KB each, is written for each segment that changes.
 """
 
 from __future__ import annotations

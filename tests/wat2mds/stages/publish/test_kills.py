@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 
 from tests.wat2mds.stages.killing import KILLED, NEVER, in_processes
-from tests.wat2mds.stages.publish.conftest import SETTINGS, Make, check_whole
+from tests.wat2mds.stages.publish.conftest import SETTINGS, STRICT, Make, check_whole
 from wat2mds.manifest import Manifest
 from wat2mds.stages import publish
+from wat2mds.stages.publish.vacuum import vacuum
 from wat2mds.stages.publish.verify import verify
 from wat2mds.store import Store
-from wat2mds.versions import newest_version, read_index, read_version, version_numbers
+from wat2mds.versions import newest_version, read_index, read_version, version_numbers, withdraw
 
 PUBLISHER = """
 import pandas  # pyarrow loads it on the way, which each fork need not pay
@@ -84,3 +86,28 @@ def test_two_publishers_at_once(anywhere: str, made_upload: Make, publish_in_pro
 
 def _key(manifest: Manifest) -> str:
     return ".".join(manifest.unit[name] for name in ("snapshot", "segment", "wat_file"))
+
+
+VACUUMER = """
+from datetime import timedelta
+from wat2mds.stages.publish.vacuum import vacuum
+
+def work(job):
+    vacuum(sys.argv[1], timedelta(0), alone=True)
+"""
+
+
+def test_a_vacuum_killed_before_each_of_its_writes(dataset: str, made_upload: Make) -> None:
+    """What stands is sound at every moment; the last one removes what is left."""
+    publish.run([made_upload(dataset, "00000", dropped=0)], dataset, SETTINGS)
+    publish.run([made_upload(dataset, "00000", settings=STRICT)], dataset, STRICT)
+    withdraw(dataset, [1], "a test")
+    planned = [entry.path for entry in vacuum(dataset, timedelta(0), alone=True, dry_run=True).removed]
+    assert len(planned) >= 7
+    with in_processes(VACUUMER, dataset) as run:
+        for writes in range(4):  # its mark, then one object more each time
+            assert run({"writes": writes}) == [KILLED]
+            assert verify(dataset).problems == []
+        assert run({"writes": NEVER}) == [0]
+    assert not {entry.path for entry in Store(dataset).walk()} & set(planned)
+    assert verify(dataset).problems == []
