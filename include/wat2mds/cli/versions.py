@@ -1,4 +1,4 @@
-"""Commands about a dataset's versions: list, open, withdraw, rebuild; verify; vacuum."""
+"""Commands about a dataset's versions: list, open, withdraw; verify; vacuum."""
 
 from __future__ import annotations
 
@@ -101,18 +101,6 @@ def withdraw_versions(
     url = _url(root, dataset)
     numbers = version if version is not None else standing_numbers(url)[: -(keep_last or 1)]
     emit({"dataset": url, "withdrawn": [asdict(found) for found in withdraw(url, numbers, reason)]})
-
-
-@versions.command("rebuild")
-def rebuild(dataset: Named = None, root: Root = None) -> None:
-    """Make what is derived from the newest version anew: the dataset folder's own index.json."""
-    from wat2mds.stages.publish import refresh_derived
-    from wat2mds.versions import read_version
-
-    url = _url(root, dataset)
-    record = read_version(url)
-    refresh_derived(url)
-    emit({"dataset": url, "version": record.number})
 
 
 def verify(dataset: Named = None, version: Number = None, root: Root = None) -> None:

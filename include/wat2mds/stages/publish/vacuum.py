@@ -69,7 +69,7 @@ def vacuum(dataset_url: str, older_than: timedelta = GRACE, *, dry_run: bool = F
         standing = standing_numbers(dataset_url)
         named = _named(dataset_url, standing)
         before = datetime.now(UTC) - older_than
-        loose = [entry for entry in found if entry.path not in named and _removable(entry.path, standing, tables)]
+        loose = [entry for entry in found if entry.path not in named and _removable(entry.path, standing, tables, named)]
         removed = [entry for entry in loose if entry.modified <= before]
         for entry in [] if dry_run else removed:
             dataset.delete(entry.path)
@@ -107,14 +107,16 @@ def _marked(dataset: Store, dry_run: bool) -> Iterator[None]:
 
 
 def _listed(dataset: Store) -> list[Object]:
-    return [entry for folder in ("shards", "embeddings", "versions", "metadata") for entry in dataset.walk(folder)]
+    return [entry for folder in ("shards", "embeddings", "release", "versions", "metadata") for entry in dataset.walk(folder)]
 
 
-def _removable(path: str, standing: list[int], tables: set[str]) -> bool:
-    """Whether an object that no standing record names is of a kind that records name."""
+def _removable(path: str, standing: list[int], tables: set[str], named: set[str]) -> bool:
+    """Whether an object that no standing record names is of a kind that records name, or derived from one."""
     folder, *rest = path.split("/")
     if folder == "metadata":
         return path in tables
+    if folder == "release":  # a WAT file's part of the release view goes with its shards
+        return f"{folder}/{rest[0]}" not in named
     if folder in ("shards", "embeddings") or path.startswith(f"{UNIT_LISTS}/"):
         return True
     if len(rest) < 2 or not rest[0].isdigit() or rest[-1] in ("version.json", "withdrawn.json"):
@@ -136,6 +138,7 @@ def _named(dataset_url: str, standing: list[int]) -> set[str]:
             read.add(entry.stored.path)
             named.add(entry.stored.path)
             for unit in version.units.segment(segment).values():
+                named.add(f"release/{unit.unit_name}")
                 named.update(stored.path for stored in unit.objects)
                 named.update(f"metadata/{file.path}" for file in unit.table_files)
             version.units.forget(segment)

@@ -122,7 +122,7 @@ class _Check:
         if self.record.number == newest_number(self.dataset.url) and _sha256(content) != self.record.index.sha256:
             self.problem(
                 f"index.json is {'stale' if content else 'missing'}: not the index of version {self.record.number}, the newest. "
-                f"`wat2mds versions rebuild` writes it anew"
+                f"`wat2mds derive` writes it anew"
             )
 
     def _table(self) -> Files:

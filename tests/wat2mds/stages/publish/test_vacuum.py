@@ -91,6 +91,7 @@ def test_what_dead_attempts_left_goes(dataset: str, made_upload: Make) -> None:
     publish.run([one], dataset, SETTINGS)
     store = Store(dataset)
     strays = {
+        "release/CC-MAIN-2023-50.1700679099281.67.00009.0123/laion.parquet",
         "versions/000002/index.0123.json",  # a publisher that died before its record
         "versions/000001/index.0123.json",  # one that lost the number
         "versions/units/CC-MAIN-2023-50.1700679099281.67.0123.json",
@@ -99,6 +100,7 @@ def test_what_dead_attempts_left_goes(dataset: str, made_upload: Make) -> None:
     }
     others = {
         "reports/b.json",
+        f"release/{one.extra['unit_name']}/laion.parquet",
         "work/x/shards/y",
         "ledger/z",
         "shards.txt",

@@ -159,7 +159,7 @@ BREAKS: list[tuple[Break, list[str]]] = [
         [rf"{KEY}: 2 rows of the metadata table stand in no shard.*", rf"{KEY}: 2 rows of shards are not in.*"],
     ),
     (missing_table_file, [rf"metadata/.*wat_file=00001/.* is missing: 7 rows of {KEY}"]),
-    (stale_root_index, [r"index\.json is stale: .*`wat2mds versions rebuild`.*"]),
+    (stale_root_index, [r"index\.json is stale: .*`wat2mds derive`.*"]),
     (replaced_index, [r"versions/000002/index\..*\.json: the merged index is \d+ bytes, the record says \d+"]),
     (stale_recorded_index, [rf"versions/000002/index\..*\.json does not name the shards of {KEY}\..* it is stale"]),
     (
