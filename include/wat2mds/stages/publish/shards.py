@@ -34,7 +34,7 @@ def index_mismatches(data: bytes, shard: dict[str, Any]) -> Iterator[str]:
 
 
 def raw_bytes(data: bytes, shard: dict[str, Any]) -> bytes:
-    """Uncompressed. Raises DataError for a compression other than MDSWriter's zstd, gz, bz2, snappy and br, or for damaged bytes."""
+    """Uncompressed. Raises DataError for a compression other than zstd, gz, bz2 and br, or for damaged bytes."""
     if shard["zip_data"] is None:
         return data
     name = str(shard["compression"]).partition(":")[0]
