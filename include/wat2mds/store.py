@@ -20,6 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -51,11 +52,12 @@ _CREATOR = "wat2mds-create"  # the metadata that says which call created an obje
 
 
 class Object(NamedTuple):
-    """One stored object: path below the store's URL, size in bytes, and a tag that changes with its content."""
+    """One stored object: path below the store's URL, size in bytes, a tag that changes with its content, time of its last write (UTC)."""
 
     path: str
     size: int
     tag: str
+    modified: datetime
 
 
 class _Ranged(io.RawIOBase):
@@ -244,8 +246,7 @@ class Store:
             with self._translated("look up", path):
                 return obstore.head(self._reader(path), path)
 
-        meta = self._tried(attempt)
-        return Object(meta["path"], meta["size"], meta.get("e_tag") or "")
+        return _object(self._tried(attempt))
 
     def exists(self, path: str) -> bool:
         try:
@@ -259,7 +260,7 @@ class Store:
         if self.local is not None and not (self.local / prefix).is_dir():
             return []
         found = self._listed(prefix, lambda *place: obstore.list(*place).collect())
-        return sorted(Object(meta["path"], meta["size"], meta.get("e_tag") or "") for meta in found)
+        return sorted(map(_object, found))
 
     def names(self, prefix: str = "") -> tuple[list[str], list[str]]:
         """Names of the objects and of the folders directly in a folder, sorted."""
@@ -388,6 +389,10 @@ class Store:
             raise ConfigError(f"cannot {verb} {where}: {s3.said(error)}") from None
         except (BaseError, OSError) as error:
             raise s3.explained(error, verb, where) from None
+
+
+def _object(meta: Any) -> Object:
+    return Object(meta["path"], meta["size"], meta.get("e_tag") or "", meta["last_modified"])
 
 
 def fetch(url: str, folder: Path) -> Path:

@@ -2,109 +2,108 @@
 
 In: a dataset's URL. Out: ``Version``, read from ``versions/N/version.json``. Guaranteed: the conditional create of a record is the commit
 of a publish, so that a version is whole when its record exists; what the record does not name is no part of it, whatever else
-lies in the dataset's folder. What does not belong here: making a version (``stages/publish``), reading samples (``reading.py``).
+lies in the dataset's folder. A version stands until ``withdrawn.json`` is created beside its record; the newest always stands.
+What does not belong here: making a version (``stages/publish``), removing objects, reading samples (``reading.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wat2mds.errors import DataError, TransientError, nearest
 from wat2mds.manifest import Flow
 from wat2mds.store import Layout, Store, join
+from wat2mds.units import PublishedUnit, SegmentList, StoredObject, TableFile, Units, sum_flows, unit_key
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object: path from the dataset's folder, bytes, SHA-256."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """One file of the Delta table that holds rows of a unit: path from the table's folder, rows."""
-
-    path: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class PublishedUnit:
-    """One WAT file's part of a version. ``digests`` and ``flows`` are by stage: what made it, and its funnel."""
-
-    unit_name: str
-    snapshot: str
-    segment: str
-    wat_file: str
-    samples: int
-    shards: int
-    digests: dict[str, str]
-    flows: list[dict[str, Any]]
-    objects: list[StoredObject]
-    table_files: list[TableFile] = field(default_factory=list)
-    profile: str = ""
-    settings: str = ""
-
-    @property
-    def key(self) -> str:
-        return unit_key(self.snapshot, self.segment, self.wat_file)
-
-    def object_ending(self, suffix: str) -> StoredObject:
-        """Raises DataError where the unit has none."""
-        for entry in self.objects:
-            if entry.path.endswith(suffix):
-                return entry
-        raise DataError(f"{self.unit_name} has no object {suffix}: it holds {', '.join(o.path for o in self.objects)}")
+FORMAT = 2
+__all__ = [
+    "PublishedUnit",
+    "StoredObject",
+    "TableFile",
+    "Units",
+    "Version",
+    "Withdrawal",
+    "newest_number",
+    "newest_version",
+    "open_table",
+    "published_flow",
+    "read_index",
+    "read_record",
+    "read_version",
+    "standing_numbers",
+    "table_location",
+    "unit_key",
+    "version_numbers",
+    "withdraw",
+    "withdrawal_of",
+]
 
 
 @dataclass(frozen=True)
 class Version:
     """One published state of a dataset. ``index`` is the merged MDS index, whose shards are named from the dataset's folder;
-    ``missing`` are WAT files that were to be built but are in no version yet."""
+    ``missing`` are WAT files that were to be built but are in no version yet; ``models`` are those of the settings it was published
+    with, by their part in filter, each unit naming its own settings; ``published_units`` are the WAT files that this version brought."""
 
     number: int
     delta_version: int
     index: StoredObject
-    units: dict[str, PublishedUnit]
+    units: Units
     missing: list[str]
     published_units: list[str]
     batch: str
     profile: str
     settings: dict[str, Any]
     settings_digest: str
-    clip_model: str
+    models: dict[str, str]
     code: str
     published_at: str
     format: int = FORMAT
 
     @property
     def samples(self) -> int:
-        return sum(unit.samples for unit in self.units.values())
+        return self.units.samples
+
+    @property
+    def funnel(self) -> list[dict[str, Any]]:
+        """Flows of all WAT files, summed by stage; each unit holds its own."""
+        return sum_flows(flow for entry in self.units.lists.values() for flow in entry.flows)
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("units", "index")}
+        content["index"] = asdict(self.index)
+        content["segments"] = {name: asdict(entry) for name, entry in self.units.lists.items()}
+        return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
-def unit_key(snapshot: str, segment: str, wat_file: str) -> str:
-    """Names a WAT file within a dataset."""
-    return f"{snapshot}.{segment}.{wat_file}"
+@dataclass(frozen=True)
+class Withdrawal:
+    """Why and when (UTC) a version was withdrawn."""
+
+    number: int
+    reason: str
+    withdrawn_at: str
 
 
 def version_numbers(dataset_url: str) -> list[int]:
-    """Numbers of the versions whose record exists, ascending."""
+    """Numbers of the versions whose record exists, withdrawn ones too, ascending."""
     store = Store(dataset_url)
     return [number for number in _candidates(store) if store.exists(Layout.version_path(number))]
+
+
+def standing_numbers(dataset_url: str) -> list[int]:
+    """Numbers of the versions that can be opened, ascending."""
+    store = Store(dataset_url)
+    folders = ((number, store.names(f"versions/{number:06d}")[0]) for number in _candidates(store))
+    return [number for number, names in folders if "version.json" in names and "withdrawn.json" not in names]
 
 
 def newest_number(dataset_url: str) -> int | None:
@@ -117,15 +116,27 @@ def newest_number(dataset_url: str) -> int | None:
 def newest_version(dataset_url: str) -> Version | None:
     """None where nothing is published yet."""
     number = newest_number(dataset_url)
-    return None if number is None else read_version(dataset_url, number)
+    return None if number is None else read_record(dataset_url, number)
 
 
 def read_version(dataset_url: str, number: int | None = None) -> Version:
-    """One version, the newest by default. Raises DataError where there is none of that number."""
+    """A version that stands, the newest by default. Raises DataError where there is none of that number, or it was withdrawn."""
     if number is None:
         number = newest_number(dataset_url)
         if number is None:
             raise DataError(f"{dataset_url} holds no version: nothing has been published there yet")
+        return read_record(dataset_url, number)
+    if found := withdrawal_of(dataset_url, number):
+        later = next((n for n in standing_numbers(dataset_url) if n > number), None)
+        raise DataError(
+            f"version {number} of {dataset_url} was withdrawn on {found.withdrawn_at} ({found.reason}). "
+            f"The next that stands is {later}"
+        )
+    return read_record(dataset_url, number)
+
+
+def read_record(dataset_url: str, number: int) -> Version:
+    """A version's record, whether it stands or was withdrawn. Raises DataError where there is none of that number."""
     where = join(dataset_url, Layout.version_path(number))
     try:
         found = Store(dataset_url).read_json(Layout.version_path(number))
@@ -137,9 +148,42 @@ def read_version(dataset_url: str, number: int | None = None) -> Version:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{where} is not a version record of format {FORMAT}, which this wat2mds reads")
     try:
-        return Version(**(found | {"index": StoredObject(**found["index"]), "units": _units(found["units"])}))
+        lists = {
+            name: SegmentList(**(entry | {"stored": StoredObject(**entry["stored"])}))
+            for name, entry in found.pop("segments").items()
+        }
+        return Version(**(found | {"index": StoredObject(**found["index"]), "units": Units(Store(dataset_url).url, lists)}))
     except (TypeError, KeyError) as error:
         raise DataError(f"{where} is not a version record: {error}") from error
+
+
+def withdraw(dataset_url: str, numbers: Iterable[int], reason: str) -> list[Withdrawal]:
+    """Withdraw versions for good: they cannot be opened any more, and vacuum removes what they alone hold. Again is no error.
+
+    Raises DataError, with nothing withdrawn, for a number that does not exist and for the newest, which readers get by default.
+    """
+    store = Store(dataset_url)
+    newest = newest_number(dataset_url)
+    asked = sorted(set(numbers))
+    for number in asked:
+        read_record(dataset_url, number)
+        if number == newest:
+            raise DataError(
+                f"version {number} is the newest of {dataset_url}, which readers get by default: publish what is to stand in its place "
+                f"first, then withdraw it. Nothing was withdrawn"
+            )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for number in asked:
+        store.create(_mark(number), json.dumps(asdict(Withdrawal(number, reason, now)), indent=1).encode())
+    return [found for number in asked if (found := withdrawal_of(dataset_url, number))]
+
+
+def withdrawal_of(dataset_url: str, number: int) -> Withdrawal | None:
+    """None where the version stands or never was."""
+    try:
+        return Withdrawal(**Store(dataset_url).read_json(_mark(number)))
+    except FileNotFoundError:
+        return None
 
 
 def read_index(dataset_url: str, version: Version) -> bytes:
@@ -178,20 +222,9 @@ def published_flow(version: Version, wat_file: str) -> Flow:
     return Flow("uploaded", "published", unit.samples, unit.samples)
 
 
+def _mark(number: int) -> str:
+    return Layout.version_path(number).replace("version.json", "withdrawn.json")
+
+
 def _candidates(store: Store) -> list[int]:
     return sorted(int(name) for name in store.names("versions")[1] if name.isdigit())
-
-
-def _units(found: dict[str, Any]) -> dict[str, PublishedUnit]:
-    return {
-        key: PublishedUnit(
-            **(
-                unit
-                | {
-                    "objects": [StoredObject(**entry) for entry in unit["objects"]],
-                    "table_files": [TableFile(**entry) for entry in unit["table_files"]],
-                }
-            )
-        )
-        for key, unit in found.items()
-    }

@@ -20,6 +20,7 @@ from wat2mds.store import Layout, Store
 from wat2mds.versions import (
     PublishedUnit,
     StoredObject,
+    Units,
     Version,
     newest_number,
     newest_version,
@@ -61,7 +62,7 @@ def publish_by_hand(dataset: str, number: int, wat_files: int, rows: int = 5) ->
     store.write(path, content)
     index = StoredObject(path, len(content), hashlib.sha256(content).hexdigest())
     version = Version(
-        number, 0, index, units, [], sorted(units), "", "demo", {}, "", "tiny", "wat2mds", "2026-01-01T00:00:00+00:00"
+        number, 0, index, Units.stored(store, units), [], [], "", "demo", {}, "", {}, "wat2mds", "2026-01-01T00:00:00+00:00"
     )
     assert store.create(Layout.version_path(number), version.to_json())
     return version
@@ -92,8 +93,8 @@ def test_newest_and_older(dataset: str, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
     for content, message in (
         (b"{", "is not a version record"),
-        (b'{"format": 99}', "of format 1"),
-        (b'{"format": 1, "index": {}}', "is not"),
+        (b'{"format": 99}', "of format 2"),
+        (b'{"format": 2, "index": {}}', "is not"),
     ):
         Store(dataset).write(Layout.version_path(9), content)
         with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Commands about datasets and snapshots that are there: funnel, versions, verify, snapshots."""
+"""Commands about datasets and snapshots that are there: funnel, snapshots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wat2mds.cli.options import Dataset, Root, emit, quiet_libraries, store_root
+from wat2mds.cli.options import Dataset, Root, emit, store_root
 from wat2mds.errors import DataError
 from wat2mds.settings import deployment
 from wat2mds.snapshots import BATCH_SIZE, Registry
@@ -17,8 +17,7 @@ snapshots = typer.Typer(help="Common Crawl snapshots that this deployment knows.
 
 
 def register(app: typer.Typer) -> None:
-    for command in (funnel, versions, verify):
-        app.command()(command)
+    app.command()(funnel)
     app.add_typer(snapshots, name="snapshots")
 
 
@@ -41,34 +40,6 @@ def funnel(root: Root = None, dataset: Dataset = None) -> None:
             count = f"{line['entered']:>9,} {line['source']:<9} -> {line['left']:>9,} {line['target']:<9}"
             typer.echo(f"  {line['stage']:<9} {count} {drops}".rstrip(), err=True)
     emit({"reports": {report["batch"]: report["funnel"] for report in reports}})
-
-
-def versions(root: Root = None, dataset: Dataset = None) -> None:
-    """List a dataset's versions."""
-    from wat2mds.versions import read_version, version_numbers
-
-    layout = _layout(root, dataset)
-    found = [read_version(layout.dataset, number) for number in version_numbers(layout.dataset)]
-    for version in found:
-        typer.echo(
-            f"{version.number:06d}  {version.published_at}  {version.samples:,} samples, {len(version.units)} WAT files", err=True
-        )
-    emit({"dataset": layout.dataset, "versions": {version.number: version.samples for version in found}})
-
-
-def verify(
-    root: Root = None,
-    dataset: Dataset = None,
-    version: Annotated[int | None, typer.Option(help="Version number. Default: the newest.")] = None,
-) -> None:
-    """Read every published sample back through StreamingDataset and compare with the version's record."""
-    quiet_libraries()
-    from wat2mds.reading import count_samples
-    from wat2mds.versions import read_version
-
-    layout = _layout(root, dataset)
-    record = read_version(layout.dataset, version)
-    emit({"dataset": layout.dataset, "version": record.number, "samples": count_samples(layout.dataset, record)})
 
 
 @snapshots.command("register")

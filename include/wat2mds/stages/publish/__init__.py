@@ -1,9 +1,10 @@
 """publish: the whole WAT files of a batch become a new version of the dataset, in one atomic commit.
 
-In: the manifests of upload. Out: the Delta table's rows of exactly these WAT files replaced, ``versions/N/index.<digest>.json`` (the merged
-MDS index), then ``versions/N/version.json``, whose conditional create is the commit; last the derived ``index.json`` of the dataset's
-folder. Guaranteed: a version is the newest one before it with these WAT files' units in place of their old ones, and its Delta
-version holds exactly its rows, as read back after the commit; of two publishers at once the later number holds both; a publish
+In: the manifests of upload. Out: the Delta table's rows of exactly these WAT files replaced, ``versions/units/`` (the lists of the
+segments that change), ``versions/N/index.<attempt>.json`` (the merged MDS index), then ``versions/N/version.json``, whose conditional
+create is the commit; last the derived ``index.json`` of the dataset's folder. Guaranteed: a version is the newest one before it with
+these WAT files' units in place of their old ones, and its Delta version holds exactly its rows, as read back after the commit;
+of two publishers at once the later number holds both; a publish
 that was killed anywhere is completed by the next one; publishing what the newest version holds already makes no version.
 What does not belong here: uploading objects (upload), removing unreferenced ones, the funnel's verdict (report).
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import random
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +27,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wat2mds import __version__
 from wat2mds.derived import derive_quietly
@@ -33,18 +35,11 @@ from wat2mds.lineage import ancestry
 from wat2mds.manifest import Manifest
 from wat2mds.settings import Settings, digest
 from wat2mds.stages.publish.index import merge_index
-from wat2mds.stages.publish.table import MetadataTable, Moved
-from wat2mds.store import Layout, Store, join
-from wat2mds.versions import (
-    PublishedUnit,
-    StoredObject,
-    Version,
-    newest_number,
-    newest_version,
-    published_flow,
-    read_index,
-    read_version,
-)
+from wat2mds.stages.publish.table import MetadataTable, Moved, read_columns
+from wat2mds.stages.publish.vacuum import REFRESH_AFTER, refuse_during_vacuum
+from wat2mds.store import Layout, Store, file_hash, join
+from wat2mds.units import PublishedUnit, StoredObject, Units, files_digest, segment_of
+from wat2mds.versions import Version, newest_number, newest_version, published_flow, read_index, read_record
 
 log = logging.getLogger(__name__)
 STAGE = "publish"
@@ -105,13 +100,14 @@ def run(
         raise ConfigError("a WAT file is given twice: name one upload manifest for each")
     with tempfile.TemporaryDirectory() as temporary:
         table = MetadataTable(dataset.url, Path(temporary))
-        _require_objects(dataset, ours.values())
-        _require_distinct_uids([table.rows(unit) for unit in ours.values()])
         for attempt in range(_TRIES):
             newest = newest_version(dataset.url)
             if newest is not None and _holds(newest, ours):
                 refresh_derived(dataset.url)
                 return Published(newest, dataset.url, sorted(ours), done_before=attempt == 0)
+            _require_objects(dataset, ours, newest, Path(temporary))
+            if attempt == 0:
+                _require_distinct_uids([table.rows(unit) for unit in ours.values()])
             try:
                 version = _try_publish(dataset, table, newest, ours, settings, (batch, missing))
             except Moved as moved:
@@ -133,7 +129,7 @@ def refresh_derived(dataset_url: str, derive: Callable[[str, Version], None] = d
     dataset = Store(dataset_url)
     number = newest_number(dataset_url)
     while number is not None:
-        version = read_version(dataset_url, number)
+        version = read_record(dataset_url, number)
         dataset.write("index.json", read_index(dataset_url, version))
         derive(dataset_url, version)
         # Looked at again after the write: whoever writes last also sees the newest version, and puts it right.
@@ -152,16 +148,30 @@ def _try_publish(
     asked: tuple[str, Sequence[str]],
 ) -> Version | None:
     """One attempt on top of ``newest``; None if another publisher took the number. Raises Moved if the table moved on."""
-    before = newest.units if newest is not None else {}
-    desired = before | ours
-    delta_version, files = table.bring_to(desired)
-    units = {key: replace(unit, table_files=files.get(key, [])) for key, unit in sorted(desired.items())}
+    before = newest.units if newest is not None else Units(dataset.url, {})
+    changed = {segment: dict(before.segment(segment)) for segment in sorted(set(map(segment_of, ours)))}
+    for key, unit in ours.items():
+        changed[segment_of(key)][key] = unit
+    delta_version, files = table.bring_to(before, changed)
+    for segment, entry in before.lists.items():
+        if (
+            segment not in changed and files_digest(files.get(segment, {})) != entry.files
+        ):  # the same rows, put right in other files
+            changed[segment] = before.segment(segment)
 
     number = newest.number + 1 if newest is not None else 1
-    base = read_index(dataset.url, newest) if newest is not None else None
-    content = merge_index(dataset, base, before, units)
-    # Named by content: two publishers that try for the same number cannot overwrite each other's.
-    path = f"versions/{number:06d}/index.{digest(hashlib.sha256(content).hexdigest())}.json"
+    content, lengths = merge_index(dataset, read_index(dataset.url, newest) if newest is not None else None, before, changed)
+    units = Units.stored(
+        dataset,
+        {
+            key: replace(unit, table_files=files.get(segment, {}).get(key, []), index_bytes=lengths[key])
+            for segment, members in changed.items()
+            for key, unit in members.items()
+        },
+        {segment: entry for segment, entry in before.lists.items() if segment not in changed},
+    )
+    # Named for the attempt: two publishers that try for the same number do not share an object, which a vacuum might be about to remove.
+    path = f"versions/{number:06d}/index.{secrets.token_hex(6)}.json"
     dataset.write(path, content)
 
     batch, missing = asked
@@ -171,13 +181,13 @@ def _try_publish(
         delta_version=delta_version,
         index=StoredObject(path, len(content), hashlib.sha256(content).hexdigest()),
         units=units,
-        missing=sorted(absent - set(units)),
+        missing=sorted(key for key in absent if key not in units),
         published_units=sorted(ours),
         batch=batch,
         profile=settings.profile,
         settings=json.loads(settings.to_json()),
         settings_digest=_settings_digest(settings),
-        clip_model=f"{settings.filter.clip_model}/{settings.filter.clip_pretrained}",
+        models=_models(settings),
         code=f"wat2mds {__version__}",
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -214,22 +224,50 @@ def _holds(version: Version, ours: dict[str, PublishedUnit]) -> bool:
     )
 
 
-def _require_objects(dataset: Store, units: Sequence[PublishedUnit] | Any) -> None:
-    """Upload verified every object; that they are still there costs two listings a unit."""
-    for unit in units:
-        sizes = {
-            entry.path: entry.size for kind in ("shards", "embeddings") for entry in dataset.walk(f"{kind}/{unit.unit_name}")
-        }
+def _require_objects(dataset: Store, ours: dict[str, PublishedUnit], newest: Version | None, folder: Path) -> None:
+    """Upload verified every object; that they are still there costs two listings a unit. Old ones that the newest version does not
+    name are given a new time, for vacuum."""
+    now, refreshed = datetime.now(UTC), 0
+    for key, unit in ours.items():
+        held = newest.units.get(key) if newest is not None else None
+        named = held is not None and held.unit_name == unit.unit_name
+        there = {entry.path: entry for kind in ("shards", "embeddings") for entry in dataset.walk(f"{kind}/{unit.unit_name}")}
         for entry in unit.objects:
-            if sizes.get(entry.path) != entry.size:
+            found = there.get(entry.path)
+            if found is None or found.size != entry.size:
                 raise TransientError(
                     f"{join(dataset.url, entry.path)} is gone or has another size since its upload: clear the upload task of {unit.key}"
                 )
+            if not named and now - found.modified > REFRESH_AFTER:
+                _renew(dataset, entry, folder)
+                refreshed += 1
+    if refreshed:
+        log.info("%d objects were uploaded more than %d days ago: written again", refreshed, REFRESH_AFTER.days)
+        refuse_during_vacuum(dataset)
+
+
+def _renew(dataset: Store, entry: StoredObject, folder: Path) -> None:
+    """Give an object a new time: on S3 only a write of it does."""
+    if dataset.local is not None:
+        os.utime(dataset.local / entry.path)
+        return
+    copy = dataset.get_file(entry.path, folder / "copy")
+    if file_hash(copy) != entry.sha256:
+        raise TransientError(f"{join(dataset.url, entry.path)} is not what was uploaded: clear its upload task")
+    dataset.put_file(copy, entry.path)
+    copy.unlink()
+
+
+def _models(settings: Settings) -> dict[str, str]:
+    """The models that filter was set to use, by their part."""
+    heads = {part: getattr(settings.filter, f"{part}_head") for part in ("safety", "watermark", "aesthetic")}
+    named = {part: str(head) for part, head in heads.items() if head is not None}
+    return {"clip": f"{settings.filter.clip_model}/{settings.filter.clip_pretrained}"} | named
 
 
 def _require_distinct_uids(paths: Sequence[Path]) -> None:
     """The ledger gives a uid to one WAT file only; a batch that breaks this must not be published."""
-    uids = pa.chunked_array([c for path in paths for c in pq.read_table(path, columns=["uid"])["uid"].chunks], pa.string())
+    uids = pa.chunked_array([c for path in paths for c in read_columns(path, ["uid"])["uid"].chunks], pa.string())
     counts = pc.value_counts(uids)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):

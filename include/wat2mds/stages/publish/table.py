@@ -1,17 +1,18 @@
 """The metadata table of a dataset: a Delta table partitioned by WAT file, brought to hold exactly given units.
 
-In: units with their uploaded metadata objects. Out: a Delta version and each unit's files in it. Guaranteed: the Delta version returned
-was read back after its commit and holds these units' rows and no others; only WAT files whose rows differ are rewritten, in one commit;
-old versions stay readable, since neither the log nor replaced files expire by themselves. What does not belong here: which units make
-a version.
+In: units with their uploaded metadata objects, by segment. Out: a Delta version and each unit's files in it. Guaranteed: the Delta
+version returned was read back after its commit and holds these units' rows and no others; only WAT files whose rows differ are
+rewritten, in one commit; old versions stay readable, since neither the log nor replaced files expire by themselves. What does not
+belong here: which units make a version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -22,9 +23,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from wat2mds.errors import DataError, TransientError
 from wat2mds.schema import METADATA
 from wat2mds.store import Layout, Store, join
-from wat2mds.versions import PublishedUnit, TableFile, table_location, unit_key
+from wat2mds.units import PublishedUnit, TableFile, Units, files_digest, segment_of, unit_key
+from wat2mds.versions import table_location
 
 log = logging.getLogger(__name__)
+Segments = Mapping[str, Mapping[str, PublishedUnit]]
+Files = dict[str, dict[str, list[TableFile]]]
 PARTITION = ("snapshot", "segment", "wat_file")
 # Delta knows microseconds only; the values are the same seconds.
 SCHEMA = pa.schema([f.with_type(pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(f.type) else f for f in METADATA.schema])
@@ -58,7 +62,10 @@ class MetadataTable:
         entry = unit.object_ending("/metadata_0.parquet")
         path = self.folder / f"{unit.unit_name}.{entry.sha256[:12]}.parquet"
         if not path.exists():
-            content = self.dataset.read(entry.path)
+            try:
+                content = self.dataset.read(entry.path)
+            except FileNotFoundError as error:
+                raise TransientError(f"{error}: clear the upload task of {unit.key}") from error
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise TransientError(
                     f"{join(self.dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}"
@@ -66,30 +73,47 @@ class MetadataTable:
             path.write_bytes(content)
         return path
 
-    def bring_to(self, units: Mapping[str, PublishedUnit]) -> tuple[int, dict[str, list[TableFile]]]:
-        """Make the table hold exactly these units. Returns the Delta version that does, and each unit's files.
+    def bring_to(self, before: Units, changed: Segments) -> tuple[int, Files]:
+        """Make the table hold exactly the units of ``before`` with the ``changed`` segments in place of theirs.
 
-        Raises Moved when another publisher's commit came between.
+        Returns the Delta version that does, and each unit's files by segment and key. Raises Moved when another publisher's commit came
+        between.
         """
         try:
             table = self._open()
-            held = files_by_unit(table)
-            wrong = sorted(key for key in units.keys() | held.keys() if not self._right(units.get(key), held.get(key, [])))
+            held = files_by_segment(table)
+            wrong = self._wrong(before, changed, held)
             if not wrong:
                 return table.version(), held
             log.info("metadata table: rows of %d WAT files are replaced, on Delta version %d", len(wrong), table.version())
-            self._replace(table, wrong, [units[key] for key in wrong if key in units])
+            self._replace(table, wrong)
             # Looked at anew: what was committed may have been rebased onto another publisher's commit.
             table = DeltaTable(self.uri, version=table.version(), storage_options=self.options)
-            held = files_by_unit(table)
-            still = sorted(key for key in units.keys() | held.keys() if not self._right(units.get(key), held.get(key, [])))
+            held = files_by_segment(table)
+            still = self._wrong(before, changed, held)
         except CommitFailedError as error:
             raise Moved(f"metadata table: {_first_line(error)}") from error
         except (DeltaError, OSError) as error:
             raise TransientError(f"metadata table {self.uri}: {_first_line(error)}") from error
         if still:
-            raise Moved(f"metadata table: Delta version {table.version()} holds other rows of {', '.join(still[:3])}")
+            raise Moved(f"metadata table: Delta version {table.version()} holds other rows of {', '.join(list(still)[:3])}")
         return table.version(), held
+
+    def _wrong(self, before: Units, changed: Segments, held: Files) -> dict[str, PublishedUnit | None]:
+        """The WAT files whose rows are not as they should be, with their units; None for one that should have none."""
+        wrong: dict[str, PublishedUnit | None] = {}
+        for segment in sorted({*before.lists, *changed, *held}):
+            files = held.get(segment, {})
+            if segment in changed:
+                units = changed[segment]
+            elif segment in before.lists and files_digest(files) == before.lists[segment].files:
+                continue  # as the newest version recorded them, without looking into its list
+            else:
+                units = before.segment(segment)
+            for key in sorted(units.keys() | files.keys()):
+                if not self._right(units.get(key), files.get(key, [])):
+                    wrong[key] = units.get(key)
+        return wrong
 
     def _open(self) -> DeltaTable:
         try:
@@ -113,17 +137,17 @@ class MetadataTable:
             except TableNotFoundError:
                 raise error from None
 
-    def _replace(self, table: DeltaTable, keys: Sequence[str], units: Sequence[PublishedUnit]) -> None:
-        """One commit: all rows of these WAT files out, these units' rows in; the rows are streamed."""
+    def _replace(self, table: DeltaTable, wrong: Mapping[str, PublishedUnit | None]) -> None:
+        """One commit: all rows of these WAT files out, their units' rows in; the rows are streamed."""
         write_deltalake(
             table,
-            pa.RecordBatchReader.from_batches(SCHEMA, self._batches(units)),
+            pa.RecordBatchReader.from_batches(SCHEMA, self._batches(unit for unit in wrong.values() if unit is not None)),
             mode="overwrite",
-            predicate=_predicate(keys),
+            predicate=_predicate(wrong),
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
         )
 
-    def _batches(self, units: Sequence[PublishedUnit]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, units: Iterable[PublishedUnit]) -> Iterator[pa.RecordBatch]:
         for unit in units:
             with pq.ParquetFile(self.rows(unit)) as file:
                 if not file.schema_arrow.equals(METADATA.schema):
@@ -131,7 +155,7 @@ class MetadataTable:
                 for batch in file.iter_batches(8192):
                     yield from pa.Table.from_batches([batch]).cast(SCHEMA).to_batches()
 
-    def _right(self, unit: PublishedUnit | None, files: Sequence[TableFile]) -> bool:
+    def _right(self, unit: PublishedUnit | None, files: list[TableFile]) -> bool:
         """Whether these files hold a unit's rows: those that the record names, or else by reading them."""
         if unit is None or sum(file.rows for file in files) != unit.samples:
             return unit is None and not files
@@ -139,25 +163,32 @@ class MetadataTable:
             return True
         if not files:
             return True
-        return bool(self._witness(files).equals(_sorted(pq.read_table(self.rows(unit), columns=_WITNESS))))
+        return bool(self._witness(files).equals(_sorted(read_columns(self.rows(unit), _WITNESS))))
 
-    def _witness(self, files: Sequence[TableFile]) -> pa.Table:
-        tables = [pq.read_table(pa.BufferReader(self.files.read(file.path)), columns=_WITNESS) for file in files]
+    def _witness(self, files: list[TableFile]) -> pa.Table:
+        tables = [read_columns(pa.BufferReader(self.files.read(file.path)), _WITNESS) for file in files]
         schema = pa.schema([METADATA.schema.field(name) for name in _WITNESS])
         return _sorted(pa.concat_tables(table.cast(schema) for table in tables))
 
 
-def files_by_unit(table: DeltaTable) -> dict[str, list[TableFile]]:
-    """The table's files by WAT file, from the add actions of its Delta version."""
+def read_columns(source: Any, columns: list[str]) -> pa.Table:
+    """Of one parquet file. Not by ``read_table``, which imports pandas and takes a path's folders for columns."""
+    with pq.ParquetFile(source) as file:
+        return file.read(columns=columns)
+
+
+def files_by_segment(table: DeltaTable) -> Files:
+    """The table's files by segment and WAT file's key, from the add actions of its Delta version."""
     actions = pa.table(table.get_add_actions(flatten=True))
     columns = [actions[name].to_pylist() for name in (*(f"partition.{name}" for name in PARTITION), "path", "num_records")]
-    held: dict[str, list[TableFile]] = {}
+    held: Files = {}
     for snapshot, segment, wat_file, path, rows in zip(*columns, strict=True):
-        held.setdefault(unit_key(snapshot, segment, wat_file), []).append(TableFile(unquote(path), rows))
-    return {key: sorted(files, key=_path) for key, files in sorted(held.items())}
+        key = unit_key(snapshot, segment, wat_file)
+        held.setdefault(segment_of(key), {}).setdefault(key, []).append(TableFile(unquote(path), rows))
+    return {segment: {key: sorted(found, key=_path) for key, found in files.items()} for segment, files in held.items()}
 
 
-def _predicate(keys: Sequence[str]) -> str:
+def _predicate(keys: Iterable[str]) -> str:
     """SQL that selects the rows of these WAT files, by partition columns alone, so that whole files are replaced."""
     groups: dict[tuple[str, str], list[str]] = {}
     for key in keys:

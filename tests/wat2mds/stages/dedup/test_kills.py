@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.wat2mds.stages.dedup.test_dedup import kept, pairs_of
+from tests.wat2mds.stages.killing import KILLED, NEVER, Run, in_processes
 from wat2mds.manifest import Manifest
-from wat2mds.settings import child_environment, load_settings
+from wat2mds.settings import load_settings
 from wat2mds.stages import dedup
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.store import Layout, join
@@ -26,55 +26,22 @@ from wat2mds.store import Layout, join
 SETTINGS = load_settings("demo", ["dedup.bins=2", "dedup.false_positive_rate=0.09"], environment={})
 WAT_FILES = {f"{wat:05d}": [f"n{(7 * wat * wat + 3 * i) % 40}" for i in range(12)] for wat in range(6)}
 
-# Deduplicates, or runs a command, in processes of its own: reads lists of jobs from stdin, forks one process a job, answers with their
-# exit codes. A job's "writes" are how many writes of the ledger and of units it survives: it kills itself before the next one.
+# Deduplicates, or runs a command.
 DEDUPLICATOR = """
-import json, os, signal, sys
-from wat2mds import store
-
-left = -1
-
-def about_to_write():
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-
-class Dying(store.Store):
-    pass
-
-def dying(name):
-    whole = getattr(store.Store, name)
-    def wrapped(self, *given):
-        about_to_write()
-        return whole(self, *given)
-    return wrapped
-
-for name in ("write", "create", "delete", "delete_tree", "put_tree"):
-    setattr(Dying, name, dying(name))
-store.Store = Dying
+import os
 from wat2mds.cli.main import run as command
 from wat2mds.manifest import read_manifest
 from wat2mds.settings import Settings
 from wat2mds.stages import dedup
+
 settings = Settings.from_json(sys.argv[1], "argument")
 
-for line in sys.stdin:
-    children = []
-    for job in json.loads(line):
-        child = os.fork()
-        if child == 0:
-            left = job["writes"]
-            if "command" in job:
-                os.dup2(2, 1)
-                os._exit(command(job["command"]))
-            dedup.run([read_manifest(url) for url in job["pairs"]], job["ledger"], job["out"], settings)
-            os._exit(0)
-        children.append(child)
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+def work(job):
+    if "command" in job:
+        os.dup2(2, 1)
+        return command(job["command"])
+    dedup.run([read_manifest(url) for url in job["pairs"]], job["ledger"], job["out"], settings)
 """
-NEVER, KILLED = -1, -9
-Run = Callable[..., list[int]]
 Job = tuple[int, str, list[Manifest] | list[str]]
 
 
@@ -83,34 +50,15 @@ def dedup_in_processes(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Runs jobs ``(writes it survives, root, pairs or a command's arguments)`` at once; returns their exit codes."""
     if "store_url" in request.fixturenames:
         request.getfixturevalue("store_url")  # its environment is the processes' too
-    process = subprocess.Popen(
-        [sys.executable, "-c", DEDUPLICATOR, SETTINGS.to_json()],
-        env=child_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
 
-    def run(*jobs: Job) -> list[int]:
-        asked = []
-        for writes, root, work in jobs:
-            if isinstance(work[0], str):
-                asked.append({"writes": writes, "command": work})
-            else:
-                urls = [pairs.url for pairs in work]
-                asked.append({"writes": writes, "ledger": join(root, "ledger"), "out": out_of(root), "pairs": urls})
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
-        found: list[int] = json.loads(process.stdout.readline())
-        return found
+    def asked(writes: int, root: str, work: list[Manifest] | list[str]) -> dict[str, Any]:
+        if isinstance(work[0], str):
+            return {"writes": writes, "command": work}
+        urls = [pairs.url for pairs in work]
+        return {"writes": writes, "ledger": join(root, "ledger"), "out": out_of(root), "pairs": urls}
 
-    yield run
-    process.stdin.close()
-    assert process.wait(timeout=30) == 0
-    process.stdout.close()
+    with in_processes(DEDUPLICATOR, SETTINGS.to_json()) as run:
+        yield lambda *jobs: run(*(asked(*job) for job in jobs))
 
 
 def out_of(root: str) -> str:
@@ -139,29 +87,10 @@ def test_killed_before_each_write_then_retried(store_url: str, tmp_path: Path, d
 
 
 RELEASER = """
-import os, signal, sys
-from wat2mds import store
 from wat2mds.stages.dedup.ledger import Ledger
 
-def dying(whole):
-    def wrapped(self, *given):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, *given)
-    return wrapped
-
-for name in ("write", "create", "delete"):
-    setattr(store.Store, name, dying(getattr(store.Store, name)))
-for left in range(40):
-    child = os.fork()
-    if child == 0:
-        Ledger.open_existing(sys.argv[1]).release(["S.1.0.00000"])
-        os._exit(0)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-        break
-print(left)
+def work(job):
+    Ledger.open_existing(sys.argv[1]).release(["S.1.0.00000"])
 """
 
 
@@ -170,10 +99,9 @@ def test_killed_while_releasing(tmp_path: Path) -> None:
     root = str(tmp_path)
     one, two = (pairs_of(join(root, "work"), name, WAT_FILES[name], SETTINGS) for name in ("00000", "00001"))
     owned(root, [one], tmp_path)
-    ended = subprocess.run(
-        [sys.executable, "-c", RELEASER, join(root, "ledger")], check=True, stdout=subprocess.PIPE, env=child_environment()
-    )
-    assert 3 <= int(ended.stdout) < 39
+    with in_processes(RELEASER, join(root, "ledger")) as run:
+        deaths = next(writes for writes in range(40) if run({"writes": writes}) == [0])
+    assert deaths >= 3
     assert [Ledger.open_existing(join(root, "ledger")).bin(number).state().footer.keys for number in range(2)] == [0, 0]
     shutil.rmtree(tmp_path / "work" / "S" / "1.0" / "00000" / "dedup")
     second, first = owned(root, [two], tmp_path)[0], owned(root, [one], tmp_path)[0]

@@ -1,0 +1,147 @@
+"""Commands about a dataset's versions: list, open, withdraw; verify; vacuum."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from wat2mds.cli.options import Root, emit, store_root
+from wat2mds.errors import ConfigError, DataError
+from wat2mds.settings import deployment
+from wat2mds.store import Layout
+
+versions = typer.Typer(help="A dataset's versions.", no_args_is_help=True)
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+Named = Annotated[
+    str | None,
+    typer.Argument(
+        help="Its name under the root, or the URL of its folder, <root>/datasets/<name>. Default: WAT2MDS_DATASET, else laion.",
+        metavar="DATASET",
+    ),
+]
+Number = Annotated[int | None, typer.Option("--version", help="Version number. Default: the newest.", min=1, metavar="N")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(versions, name="versions")
+    for command in (verify, vacuum):
+        app.command()(command)
+
+
+def _url(root: str | None, dataset: str | None) -> str:
+    """The dataset's folder. Raises ConfigError for a URL that is none."""
+    if dataset is not None and "/" in dataset:
+        return Layout.of(dataset).dataset
+    return Layout(store_root(root), dataset or deployment().dataset).dataset
+
+
+@versions.command("list")
+def list_versions(dataset: Named = None, root: Root = None) -> None:
+    """List a dataset's versions, withdrawn ones too."""
+    from wat2mds.versions import read_record, version_numbers, withdrawal_of
+
+    url = _url(root, dataset)
+    found = [(read_record(url, number), withdrawal_of(url, number)) for number in version_numbers(url)]
+    for version, withdrawal in found:
+        counts = f"{version.samples:,} samples, {len(version.units)} WAT files"
+        state = f"; withdrawn {withdrawal.withdrawn_at}: {withdrawal.reason}" if withdrawal else ""
+        typer.echo(f"{version.number:06d}  {version.published_at}  {counts}{state}", err=True)
+    emit(
+        {
+            "dataset": url,
+            "versions": {version.number: version.samples for version, withdrawal in found if withdrawal is None},
+            "withdrawn": [version.number for version, withdrawal in found if withdrawal is not None],
+        }
+    )
+
+
+@versions.command("open")
+def open_version(
+    local: Annotated[str, typer.Option(help="Cache folder that StreamingDataset will use as its local=.", metavar="DIR")],
+    dataset: Named = None,
+    version: Number = None,
+    root: Root = None,
+) -> None:
+    """Make a cache folder of one version: StreamingDataset(remote=…, local=DIR) then reads exactly that version."""
+    from wat2mds.reading import seed_cache
+    from wat2mds.store import Store
+    from wat2mds.versions import read_version
+
+    url = _url(root, dataset)
+    record = read_version(url, version)
+    folder = seed_cache(url, record, local)
+    store = Store(url)
+    remote = store.url if store.local is None else str(store.local)
+    typer.echo(f"StreamingDataset(remote={remote!r}, local={str(folder)!r}, batch_size=…)", err=True)
+    emit({"dataset": url, "version": record.number, "samples": record.samples, "remote": remote, "local": str(folder)})
+
+
+@versions.command("withdraw")
+def withdraw_versions(
+    reason: Annotated[str, typer.Option(help="Why: shown to who opens it.")],
+    dataset: Named = None,
+    version: Annotated[
+        list[int] | None, typer.Option("--version", help="Version number; may be repeated.", min=1, metavar="N")
+    ] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(help="In place of --version: all that stand but the last N.", min=1, metavar="N")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Withdraw versions for good: they cannot be opened any more, and vacuum removes what they alone hold. The newest always stands."""
+    from wat2mds.versions import standing_numbers, withdraw
+
+    if (version is None) == (keep_last is None):
+        raise ConfigError("say which versions: either --version N, once or more, or --keep-last N")
+    url = _url(root, dataset)
+    numbers = version if version is not None else standing_numbers(url)[: -(keep_last or 1)]
+    emit({"dataset": url, "withdrawn": [asdict(found) for found in withdraw(url, numbers, reason)]})
+
+
+def verify(dataset: Named = None, version: Number = None, root: Root = None) -> None:
+    """Read a published version back and compare it with its record: every shard, row and hash, index and table; exit 65 if not sound."""
+    from wat2mds.stages.publish.verify import verify as verified
+
+    found = verified(_url(root, dataset), version)
+    emit(asdict(found))
+    if found.problems:
+        raise DataError(
+            f"version {found.version} of {found.dataset} is not sound: {len(found.problems)} problems, the first: {found.problems[0]}. "
+            f"Damaged objects of a WAT file: clear its upload task, which brings them again"
+        )
+
+
+def vacuum(
+    dataset: Named = None,
+    older_than: Annotated[str, typer.Option(help="Grace by the time of an object's last write: 7d, 36h.", metavar="TIME")] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, remove nothing.")] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="No upload or publish is at work: allows a grace under 4 days.")] = False,
+    root: Root = None,
+) -> None:
+    """Remove objects that no version that stands names, after a grace."""
+    from wat2mds.stages.publish.vacuum import vacuum as vacuumed
+
+    done = vacuumed(_url(root, dataset), _duration(older_than), dry_run=dry_run, alone=alone)
+    for entry in done.removed if dry_run else ():
+        typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
+    emit(
+        {
+            "objects": len(done.removed),
+            "bytes": done.size,
+            "within_grace": done.young,
+            "standing": done.standing,
+            "dry_run": dry_run,
+        }
+    )
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+)([dhms])", text.strip())
+    if not found:
+        raise ConfigError(f"--older-than {text!r} is no length of time: write a number and d, h, m or s, such as 7d or 36h")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
