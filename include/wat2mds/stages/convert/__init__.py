@@ -35,10 +35,18 @@ STAGE = "convert"
 _NOT_IN_NAME = ("fetched_at", "shard", "shard_row")
 
 
-def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings) -> Manifest:
-    """Returns the unit's manifest; ``extra["unit_name"]`` names its folder below shards/ and embeddings/."""
+def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, validated: Manifest | None = None) -> Manifest:
+    """Returns the unit's manifest; ``extra["unit_name"]`` names its folder below shards/ and embeddings/.
+
+    ``validated`` is validate's manifest on the same samples and decisions: with it, what is published later passed exactly these rules.
+    """
     require_made_from(decisions, samples)
-    with Unit(STAGE, out, [samples, decisions], settings) as unit:
+    given = [samples, decisions]
+    if validated is not None:
+        for source in given:
+            require_made_from(validated, source)
+        given = [*given, validated]
+    with Unit(STAGE, out, given, settings) as unit:
         if unit.done:
             return unit.manifest
         # Here, not above: importing streaming costs about five CPU seconds, which a unit that is complete need not pay.
