@@ -20,10 +20,11 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1r
 h1{font-size:1.4rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
 .critical{color:var(--bad)}.warning{color:var(--warn)}.passed{color:var(--good)}
 .critical,.warning,.passed{font-weight:600}
-section.failed{border-left:4px solid var(--line);padding:.1rem 0 .1rem 1rem;margin:1rem 0}
+section.failed{border-left:4px solid var(--line);padding-left:1rem;margin:1.2rem 0}
+section.failed h2,section.failed p{margin:.2rem 0}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
-td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.number{font-variant-numeric:tabular-nums;white-space:nowrap}
 .wide{overflow-x:auto}code,pre{font:.85rem/1.45 ui-monospace,monospace}pre{white-space:pre-wrap}
 summary{cursor:pointer;padding:.2rem 0}
 """
@@ -119,7 +120,8 @@ def run_page(batch: str, rows: Mapping[str, Mapping[str, Any] | None]) -> bytes:
 
 
 def _failed(outcome: Mapping[str, Any]) -> str:
-    examples = outcome["examples"]
+    # What drifted has no rows to show, and a table of its own on the page.
+    examples = [] if outcome["table"] == "drift" else outcome["examples"]
     shown = ""
     if examples:
         columns = sorted({name for example in examples for name in example})

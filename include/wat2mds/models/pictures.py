@@ -11,6 +11,8 @@ import pdqhash
 Box = tuple[int, int, int, int]
 # Hamming distance up to which PDQ hashes count as those of one picture (facebook/ThreatExchange, hashing/hashing.pdf).
 PDQ_MATCH = 31
+# The quality below which PDQ says that its hash is not to be matched on: of a flat picture, rounding alone changes it.
+PDQ_LEAST_QUALITY = 50
 
 
 def content_box(width: int, height: int, original_width: int, original_height: int) -> Box:

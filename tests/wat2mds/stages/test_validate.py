@@ -151,8 +151,8 @@ TOGETHER = {
                 Break(f"images.{column}_present", "samples", values(column, None, skip=1)),
             )
         ),
+        Break("looked_at.pdq_true", "samples", values("pdq", flipped, rows=9)),
         Break("images.pdq_form", "samples", values("pdq", "0" * 63)),
-        Break("looked_at.pdq_true", "samples", values("pdq", flipped, skip=4)),
     ),
     "scores": each(
         Break("scores.similarity_range", "scores", values("similarity", 1.5)),

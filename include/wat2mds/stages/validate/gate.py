@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # The import alone writes 214 INFO lines through a logger of its own; where everything is logged at INFO they would drown the task's log.
@@ -110,8 +111,13 @@ def _outcome(table: str, rows: int, expectation: Expectation, result: Any) -> Ou
         success=bool(result.success),
         rows=rows,
         failed=int(failed),
-        examples=[dict(sorted(example.items())) for example in examples] if not result.success else [],
+        examples=[{key: _plain(example[key]) for key in sorted(example)} for example in examples] if not result.success else [],
     )
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars as Python's: a message is for people."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _exception(result: Any) -> str:

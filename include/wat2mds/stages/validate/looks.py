@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from wat2mds.models.pictures import content_box, pdq_of
+from wat2mds.models.pictures import PDQ_LEAST_QUALITY, content_box, pdq_of
 from wat2mds.settings import Settings
 
 _COLUMNS = ["uid", "width", "height", "original_width", "original_height", "original_bytes", "md5", "sha1", "sha256", "pdq"]
@@ -60,7 +60,7 @@ def _look(stated: dict[str, Any], image: bytes, bordered: bool) -> dict[str, Any
     if pixels is not None and None not in original and min(original) > 0:
         box = content_box(width, height, *original) if bordered else None
         found["original_lies_right"] = _lies_right(pixels, original, box)
-        found["pdq_distance"] = _distance(stated["pdq"], pdq_of(pixels, box)[0])
+        found["pdq_distance"] = _distance(stated["pdq"], *pdq_of(pixels, box))
     return found
 
 
@@ -89,8 +89,10 @@ def _lies_right(pixels: np.ndarray, original: tuple[int, int], box: tuple[int, i
     return all(strip.size == 0 or float(strip.mean()) >= _WHITE for strip in strips)
 
 
-def _distance(stated: str | None, computed: str) -> int | None:
-    """Bits that differ; None where there is no well-formed hash, which is another expectation's to find."""
+def _distance(stated: str | None, computed: str, quality: int) -> int | None:
+    """Bits that differ; None where the hash is not to be matched on, or not well-formed, which is another expectation's to find."""
+    if quality < PDQ_LEAST_QUALITY:
+        return None
     try:
         return (int(stated or "", 16) ^ int(computed, 16)).bit_count()
     except ValueError:
