@@ -90,7 +90,7 @@ def wat_file_page(report: Mapping[str, Any], command: str) -> bytes:
         rows = [(e["name"], e["rule"], e["severity"], e["failed"], e["rows"]) for e in of_table]
         body.append(f"<details><summary>{escape(table)}: {len(of_table)}, {mark}</summary>")
         body.append(_table(("expectation", "rule", "severity", "failed", "rows"), rows) + "</details>")
-    body.append(f"<h2>To look again</h2><pre>{escape(command)}</pre>")
+    body.append(f"<h2>To look again, with the same settings</h2><pre>{escape(command)}</pre>")
     return _page(f"Quality of WAT file {place}", body)
 
 

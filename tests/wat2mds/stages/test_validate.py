@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image, ImageOps
 
 from wat2mds.errors import DataError
 from wat2mds.manifest import Flow, open_manifest
+from wat2mds.models.pictures import content_box
 from wat2mds.quality import read_report
 from wat2mds.settings import Settings, child_environment
 from wat2mds.stages import validate
+from wat2mds.stages.validate import looks
 from wat2mds.store import Layout, Store, join
 
 Make = Callable[..., Any]
@@ -369,6 +373,16 @@ def test_log_holds_no_line_of_great_expectations(dataset: str, make_wat_file: Ma
     )
     assert [line.split()[0] for line in ended.stderr.splitlines()] == ["wat2mds.manifest"]
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(("original", "right"), [((384, 256), True), ((256, 384), False), ((256, 256), True)])
+def test_the_border_tells_how_a_padded_picture_lay(original: tuple[int, int], right: bool) -> None:
+    """A landscape picture, padded to a square above and below; a square picture has no border to judge by."""
+    picture = Image.effect_noise((256, 171), 80).convert("RGB")
+    out = io.BytesIO()
+    ImageOps.pad(picture, (256, 256), color="white").save(out, "JPEG", quality=80)
+    pixels = np.asarray(Image.open(out))
+    assert looks._lies_right(pixels, original, content_box(256, 256, *original)) is right
 
 
 DRIFT = ("download_success", "kept_share", "languages", "nsfw_rate", "similarity", "sizes")

@@ -65,7 +65,8 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, da
                 report |= {"drift": [asdict(measure) for measure in measures], "summary": now.to_json()}
         blocking = _blocking(outcomes)
         report |= {"passed": not blocking, "expectations": [asdict(outcome) for outcome in outcomes]}
-        command = shlex.join(["wat2mds", "validate", samples.url, decisions.url, "--out", unit.store.url])
+        again = ["wat2mds", "validate", samples.url, decisions.url, "--out", unit.store.url]
+        command = shlex.join(again + (["--dataset", dataset] if dataset else []))
         pages = (_json(report), wat_file_page(report, command))
         page = _keep(dataset, unit, *pages)
         _log_warnings(unit.unit, outcomes)
@@ -114,5 +115,5 @@ def _explain(unit: dict[str, str], blocking: Sequence[Outcome], page: str, comma
     ]
     lines += [f"  {_sentence(outcome)}" for outcome in blocking]
     lines.append(f"  The whole report: {page}")
-    lines.append(f"  To look again: {command}")
+    lines.append(f"  To look again, with the same settings: {command}")
     return "\n".join(lines)
