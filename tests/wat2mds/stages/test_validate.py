@@ -114,12 +114,18 @@ def swapped(table: pa.Table) -> pa.Table:
     return table.select([names.get(name, name) for name in table.column_names]).rename_columns(table.column_names)
 
 
+def one_less(flow: Flow) -> Flow:
+    """A flow that reconciles, but not with the table."""
+    return replace(flow, left=flow.left - 1, drops=flow.drops | {"dns": flow.drops.get("dns", 0) + 1})
+
+
 def each(*breaks: Break) -> list[Break]:
     return list(breaks)
 
 
 # Breaks of one list stand together in one WAT file, since a run of Great Expectations costs a second: each is in a column of its own,
-# and each must be found. Those that change how many rows there are, or which, stand alone.
+# and each must be found. Those that change how many rows there are, or which, stand alone; test_chain.py breaks the real stages'
+# output in each of these ways.
 TOGETHER = {
     "pairs": each(
         Break("pairs.uid_form", "pairs", values("uid", lambda old: old.upper().replace("0", "G"))),
@@ -134,7 +140,7 @@ TOGETHER = {
     "samples": each(
         Break("samples.status_known", "samples", values("status", "fine")),
         Break("samples.key_unique", "samples", values("key", "1", rows=2)),
-        Break("samples.drop_reason_known", "samples", values("drop_reason", "low_similarity")),
+        Break("samples.drop_reason_known", "samples", values("drop_reason", "low_similarity", only=lambda old: True)),
         Break("looked_at.width_true", "samples", values("width", lambda old: old + 1, skip=3)),
         Break("looked_at.height_true", "samples", values("height", lambda old: old + 1, skip=3)),
         *(
@@ -169,13 +175,13 @@ TOGETHER = {
         Break("scores.image_embedding_norm", "img_emb", set_row(np.nan)),
         Break("scores.text_embedding_norm", "text_emb", set_row(lambda row: row * 1.5)),
         Break("scores.similarity_true", "text_emb", set_row(lambda row: row * 1.5)),
-        Break("decisions.drop_reason_known", "decisions", values("drop_reason", "because")),
+        Break("decisions.drop_reason_known", "decisions", values("drop_reason", "because", only=lambda old: True)),
         Break("kept.language_form", "decisions", values("language", "English", rows=9)),
     ),
     "counts": each(
         Break("counts.agree", "text_emb", embedding(lambda array: array[:-1]), "embeddings: text rows"),
         Break("counts.agree", "decisions", lambda table: table.take([1, 0, *range(2, table.num_rows)]), "in the same order"),
-        Break("counts.agree", "flow", lambda flow: replace(flow, left=flow.left + 1, drops={"http_404": 2}), "samples: images"),
+        Break("counts.agree", "flow", one_less, "samples: images"),
     ),
 }
 ALONE = each(
@@ -255,11 +261,6 @@ def test_every_critical_expectation_is_broken_here(dataset: str, make_wat_file: 
         *KEPT_WITHOUT_SCORE,
     }
     assert critical == broken
-
-
-@pytest.mark.parametrize("one", ALONE, ids=lambda one: f"{one.expectation} {one.detail}".strip())
-def test_critical_expectation_blocks_alone(dataset: str, make_wat_file: Make, one: Break) -> None:
-    blocked(dataset, make_wat_file, [one])
 
 
 def test_good_output_passes_with_the_same_report(tmp_path: Path, make_wat_file: Make) -> None:
