@@ -8,7 +8,7 @@ hashes them once (SHA-1) and writes them. Hashes: SHA-1 and xxh64, no compressio
 counted; rounds alternate and ratios are medians over rounds, because a shared machine's speed drifts. Speed is read, not asserted.
 Goal: 1.5 times.
 
-Measured on two cores under load, rows of 24 KB, CPU µs a row: converter 224, ours 125 (1.73 times), copy 66 (the limit: 3.80); read-back 30,
+Measured on two cores under load, CPU µs a row of 24 KB: converter 224, ours 125 (1.73 times), copy 66 (the limit: 3.80); read-back 30;
 ours with it 155 (1.39 times). Peak memory above the imports: converter 327 MB, ours 347 MB with the read-back.
 """
 
