@@ -28,8 +28,9 @@ lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-bench: $(STAMP) ## extract beside cc2dataset on the real WATs of ../shared: parity, CPU, memory
+bench: $(STAMP) ## extract beside cc2dataset, convert beside streaming's LAION converter, on the real data of ../shared: CPU, memory
 	$(BIN)/python -m tests.benchmarks.extract
+	$(BIN)/python -m tests.benchmarks.convert
 
 lock: $(UV) ## make requirements.txt anew from pyproject.toml (torch's CUDA packages stay out: the file serves CPU and GPU machines)
 	UV_FIND_LINKS= $(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --quiet $(UPGRADE) \

@@ -23,6 +23,7 @@ from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
 from wat2mds.plan import stage_arguments
 from wat2mds.settings import child_environment, deployment
 from wat2mds_process import StageProcess
+from wat2mds_reports import QualityReport
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -116,6 +117,8 @@ class StageOperator(BaseOperator):
         self.arguments = arguments
         self.returns = returns
         self._process: StageProcess | None = None
+        if stage == "validate":
+            self.operator_extra_links = (QualityReport(),)
 
     @property
     def wat_file(self) -> str:

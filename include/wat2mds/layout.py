@@ -97,3 +97,8 @@ class Layout:
     @property
     def reports(self) -> str:
         return join(self.dataset, "reports")
+
+    @staticmethod
+    def quality_path(unit_key: str, digest: str, suffix: str) -> str:
+        """Path of validate's report on a WAT file below reports/; ``suffix``: json or html."""
+        return f"quality/{unit_key}.{digest}.{suffix}"

@@ -73,7 +73,8 @@ def expected_digests(settings: Settings, first: str = "extract") -> dict[str, st
     found["scores"] = name("filter", [found["download"]], settings.filter.fingerprint(decisions=False))
     found["filter"] = name("filter", [found["download"], found["scores"]])
     found["validate"] = name("validate", [found["download"], found["filter"]])
-    found["convert"] = name("convert", [found["download"], found["filter"]])
+    # Shards are of a WAT file that passed: other rules, and what they passed is another unit.
+    found["convert"] = name("convert", [found["download"], found["filter"], found["validate"]])
     found["upload"] = name("upload", [found["convert"]])
     return found
 
@@ -204,8 +205,10 @@ def stage_arguments(stage: str, units: WatUnit | Sequence[WatUnit]) -> list[str]
             return [stage, manifest_url(unit, "dedup"), *out, *settings]
         case "filter":
             return [stage, samples, *out, *settings]
-        case "validate" | "convert":
-            return [stage, samples, decisions, *out, *settings]
+        case "validate":
+            return [stage, samples, decisions, *out, "--dataset", unit["dataset"], *settings]
+        case "convert":
+            return [stage, samples, decisions, "--validated", manifest_url(unit, "validate"), *out, *settings]
         case "upload":
             return [stage, manifest_url(unit, "convert"), "--to", unit["dataset"], *out, *settings]
         case "publish":

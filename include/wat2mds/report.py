@@ -1,8 +1,9 @@
 """The report of a run: its funnel, what is missing, and whether it is red.
 
-In: the manifests that a run's WAT files left, and the dataset's newest version. Out: the funnel, stored beside the dataset's other
-reports. Guaranteed: a run whose funnel does not reconcile, or that lost more WAT files than allowed, is a DataError that says which
-and what to do. What does not belong here: task states, which a retry or a clear may have changed since.
+In: the manifests and quality reports that a run's WAT files left, and the dataset's newest version. Out: ``<batch>.json``, the funnel with
+a row of quality for each WAT file, and ``<batch>.html``, these rows as a page, among the dataset's reports. Guaranteed: a run whose
+funnel does not reconcile, or that lost more WAT files than allowed, is a DataError that says which and what to do. What does not
+belong here: task states, which a retry or a clear may have changed since.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from wat2mds.errors import DataError
 from wat2mds.funnel import Funnel, build_funnel
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.plan import expected_digests
+from wat2mds.quality import read_report, run_page, summary_of
 from wat2mds.settings import Settings
 from wat2mds.store import Layout, Store, join, split
 from wat2mds.versions import Version, newest_version, published_flow, unit_key
@@ -66,6 +68,7 @@ def make_report(works: Sequence[str], dataset: str, batch: str, settings: Settin
     funnel = build_funnel(units)
     url = join(layout.reports, f"{batch}.json")
     report = Report(batch, len(works), failed, funnel, version.number if version else None, url)
+    quality = {split(work)[1]: _quality(layout.dataset, work, digests["validate"]) for work in works}
     content: dict[str, Any] = {
         "batch": batch,
         "wat_files": [split(work)[1] for work in works],
@@ -73,8 +76,10 @@ def make_report(works: Sequence[str], dataset: str, batch: str, settings: Settin
         "version": report.version,
         "profile": settings.profile,
         "funnel": funnel.to_json(),
+        "quality": quality,
     }
     Store(layout.reports).write(f"{batch}.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    Store(layout.reports).write(f"{batch}.html", run_page(batch, quality))
     return report
 
 
@@ -89,6 +94,13 @@ def require_green(report: Report, allowed_failed_share: float) -> None:
             f"{report.batch}: {len(report.failed)} of {report.wat_files} WAT files are not published, more than the allowed share of "
             f"{allowed_failed_share:g}: {named}. The rest is published. Clear the failed tasks once their cause is mended"
         )
+
+
+def _quality(dataset: str, work: str, digest: str) -> dict[str, Any] | None:
+    """What validate found in a WAT file under these settings; None where it has not ended."""
+    key = ".".join(work.rsplit("/", 3)[1:])
+    report = read_report(dataset, key, digest)
+    return None if report is None else summary_of(report, key, digest)
 
 
 def _read(work: str, digests: dict[str, str]) -> tuple[list[Manifest], str | None]:

@@ -30,6 +30,10 @@ PREFIX = "WAT2MDS_"
 _how: JsonDict = {"fingerprint": "how"}
 _decide: JsonDict = {"fingerprint": "decide"}
 Share = Annotated[float, Field(ge=0, le=1)]
+# The largest difference that is let pass; empty: any is.
+Bound = Annotated[float | None, Field(ge=0, le=2)]
+# Those of streaming's (base/hashing.py) that are worth their cost.
+ShardHash = Literal["sha1", "sha256", "md5", "blake2b", "xxh32", "xxh64", "xxh128", "xxh3_64", "xxh3_128"]
 
 
 class Group(BaseModel):
@@ -147,12 +151,39 @@ class FilterSettings(Group):
 class ValidateSettings(Group):
     min_download_success: Share = Field(0.0, description="share of pairs that must give an image, else the WAT file is held back")
     hash_sample: int = Field(100, ge=0, description="samples whose size and hash are checked against their bytes")
+    drift_wat_files: int = Field(
+        60, ge=1, le=1000, description="published WAT files that a new one is compared with: the last ones"
+    )
+    drift_min_rows: int = Field(1000, ge=1, description="samples, here and before, below which drift is not looked for")
+    # Differences from what was published before; WAT files are drawn from the same crawl, so that they differ little by chance.
+    warn_download_success: Bound = Field(0.1, description="difference in the share of pairs with an image that is reported")
+    block_download_success: Bound = Field(0.4, description="difference in it that holds the WAT file back")
+    warn_kept_share: Bound = Field(0.1, description="difference in the share of samples kept that is reported")
+    block_kept_share: Bound = Field(0.3, description="difference in it that holds the WAT file back")
+    warn_languages: Bound = Field(0.2, description="share of samples that would have to change language, reported")
+    block_languages: Bound = Field(0.6, description="share of them that holds the WAT file back")
+    warn_nsfw_rate: Bound = Field(0.03, description="difference in the share of unsafe samples that is reported")
+    block_nsfw_rate: Bound = Field(0.2, description="difference in it that holds the WAT file back")
+    warn_similarity: Bound = Field(0.02, description="difference in the mean similarity that is reported")
+    block_similarity: Bound = Field(0.1, description="difference in it that holds the WAT file back")
+    warn_sizes: Bound = Field(0.2, description="share of samples that would have to change their size class, reported")
+    block_sizes: Bound = Field(0.6, description="share of them that holds the WAT file back")
 
 
 class ConvertSettings(Group):
     shard_bytes: int = Field(64 << 20, ge=1 << 16, description="size limit of one MDS shard, bytes before compression")
-    compression: str | None = Field(None, description="MDSWriter's compression, e.g. zstd:3; none saves 1 % on JPEG")
-    hashes: tuple[str, ...] = Field(("sha1", "xxh64"), description="hashes stored in the shard index")
+    compression: str | None = Field(
+        None,
+        pattern=r"^(br(:(\d|1[01]))?|bz2(:[1-9])?|gz(:\d)?|snappy|zstd(:([1-9]|1\d|2[0-2]))?)$",
+        description="MDSWriter's compression, e.g. zstd:3; empty: none. zstd saves 1 % of JPEGs and doubles the cost",
+    )
+    hashes: tuple[ShardHash, ...] = Field(
+        ("sha1", "xxh64"), description="hashes of each shard in the index, for readers to check"
+    )
+    webdataset: bool = Field(
+        False,
+        description="the same samples as tar files of key.jpg, key.txt, key.json too, in the folder webdataset beside the shards",
+    )
 
 
 class UploadSettings(Group):

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.wat2mds.chain import GROUP, Chain
 from tests.wat2mds.programs import Programs
+from tests.wat2mds.rebuild import rebuild
+from tests.wat2mds.stages.test_validate import ALONE, TOGETHER, Break
+from wat2mds.errors import DataError
+from wat2mds.manifest import read_manifest
+from wat2mds.plan import manifest_url
 from wat2mds.reading import count_samples
+from wat2mds.settings import Settings
 from wat2mds.snapshots import Registry
-from wat2mds.store import Layout, Store
+from wat2mds.stages import validate
+from wat2mds.store import Layout, Store, join, split
 from wat2mds.versions import open_table, read_version
 from wat2mds.world.demo_world import NEWER, World
 from wat2mds.world.expected import compare
@@ -39,6 +47,15 @@ def test_one_after_the_other(chain: Chain, world: World) -> None:
     first = chain.run(chain.plan("one", "0", snapshot=NEWER))
     assert first["version"] == 1
     assert [stage for stage, _ in chain.worked()] == ["extract", "dedup", *GROUP, "publish"]
+
+    # Its report has a row of quality for the WAT file, with a page of its own; the version says what it passed.
+    report = Store(Layout(chain.root, "one").reports)
+    (batch,) = [name for name in report.names()[0] if name.endswith(".json")]
+    row = report.read_json(batch)["quality"]["00000"]
+    assert (row["passed"], row["critical"]) == (True, [])
+    assert report.exists(row["page"])
+    (unit,) = read_version(dataset).units.values()
+    assert row["page"] == Layout.quality_path(unit.key, unit.digests["validate"], "html")
 
     # The same again: no stage works, no version is made.
     again = chain.run(chain.plan("one", "0", snapshot=NEWER))
@@ -73,6 +90,28 @@ def test_one_after_the_other(chain: Chain, world: World) -> None:
     assert [s["manifest"] for s in chain.summaries if s["stage"] == "download"] == asked
     assert list(_folder(chain, "two").rglob("filter/scores/*.json")) == scores
     assert 0 < strict["samples"] < first["samples"]
+
+
+@pytest.mark.parametrize("breaks", [*TOGETHER.values(), *([one] for one in ALONE)], ids=lambda breaks: breaks[0].expectation)
+def test_what_is_broken_in_real_output_is_held_back(chain: Chain, tmp_path: Path, breaks: list[Break]) -> None:
+    """The real stages' output, broken as tests/wat2mds/stages/test_validate.py breaks drawn tables: each critical expectation finds it."""
+    (unit,) = chain.plan("one", "0", snapshot=NEWER)
+    if not Store(unit["work"]).exists(f"filter/{unit['digests']['filter']}.json"):
+        for stage in ("extract", "dedup", "download", "filter"):
+            chain.stage(stage, unit)
+    samples, decisions = (read_manifest(manifest_url(unit, stage)) for stage in ("download", "filter"))
+    settings = Settings.from_json(Store(split(unit["settings"])[0]).read(split(unit["settings"])[1]), "settings")
+    dataset = Layout(tmp_path.as_uri(), "broken").dataset
+    changes: dict[str, Any] = {}
+    for one in breaks:
+        before = changes.get(one.table, lambda value: value)
+        changes[one.table] = lambda value, before=before, one=one: one.change(before(value))
+    broken = rebuild(samples, decisions, dataset, settings, changes, tmp_path)
+    with pytest.raises(DataError) as failure:
+        validate.run(*broken, join(dataset, "work", *samples.unit.values(), "validate"), settings, dataset)
+    names = {line.split()[0] for line in str(failure.value).splitlines() if line.startswith("  ")}
+    assert {name for one in breaks for name in one.expectation.split()} <= names
+    assert {entry.path.split("/")[0] for entry in Store(dataset).walk()} == {"work", "reports"}
 
 
 def test_a_store_on_s3_gives_the_same_bytes(

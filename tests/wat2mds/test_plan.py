@@ -50,6 +50,9 @@ def test_a_changed_setting_changes_that_stage_and_what_follows() -> None:
     assert changed("filter.precision=bf16") == {"scores", *after_filter}
     assert changed("download.image_size=99") == {"download", "scores", *after_filter}
     assert changed("extract.min_caption_chars=9") == set(base)
+    assert changed("validate.min_download_success=0.5") == {"validate", "convert", "upload"}, (
+        "what passed other rules is no longer passed"
+    )
     assert changed("convert.shard_bytes=1000000") == {"convert", "upload"}
     assert changed("download.threads=2") == set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -142,17 +142,6 @@ def filter_samples(
     emit(stage.run(samples, out, given).summary())
 
 
-def _two_inputs(name: str, samples: str, decisions: str, out: str, *given: Any) -> None:
-    resolved = resolve_settings(*given)
-    opened = open_manifest(samples, "download"), open_manifest(decisions, "filter")
-    quiet_libraries()
-    if name == "validate":
-        from wat2mds.stages import validate as stage
-    else:
-        from wat2mds.stages import convert as stage  # type: ignore[no-redef]
-    emit(stage.run(*opened, out, resolved).summary())
-
-
 Samples = Annotated[str, typer.Argument(help="download's manifest or folder.", metavar="SAMPLES")]
 Decisions = Annotated[str, typer.Argument(help="filter's manifest or folder.", metavar="SCORES")]
 
@@ -161,24 +150,42 @@ def validate(
     samples: Samples,
     decisions: Decisions,
     out: Out,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="The dataset's folder: compare with what is published there, and keep the report.", metavar="URL"),
+    ] = None,
     settings: SettingsFile = None,
     profile: Profile = None,
     overrides: Overrides = None,
 ) -> None:
     """Check one WAT file's tables (Great Expectations); exit 65 if a critical expectation fails."""
-    _two_inputs("validate", samples, decisions, out, settings, profile, overrides)
+    given = resolve_settings(settings, profile, overrides)
+    opened = open_manifest(samples, "download"), open_manifest(decisions, "filter")
+    quiet_libraries()
+    from wat2mds.stages import validate as stage
+
+    emit(stage.run(*opened, out, given, dataset).summary())
 
 
 def convert(
     samples: Samples,
     decisions: Decisions,
     out: Out,
+    validated: Annotated[
+        str | None, typer.Option(help="validate's manifest or folder: convert only what passed.", metavar="REPORTS")
+    ] = None,
     settings: SettingsFile = None,
     profile: Profile = None,
     overrides: Overrides = None,
 ) -> None:
     """Write the kept samples as MosaicML Dataset Shards, read back and verified."""
-    _two_inputs("convert", samples, decisions, out, settings, profile, overrides)
+    given = resolve_settings(settings, profile, overrides)
+    opened = open_manifest(samples, "download"), open_manifest(decisions, "filter")
+    passed = open_manifest(validated, "validate") if validated else None
+    quiet_libraries()
+    from wat2mds.stages import convert as stage
+
+    emit(stage.run(*opened, out, given, passed).summary())
 
 
 def upload(

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from wat2mds.identity import laion_hash, uid
 from wat2mds.manifest import Flow, Input, Manifest, Unit
+from wat2mds.models.pictures import pdq_of
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES, table_of
 from wat2mds.settings import Settings
 from wat2mds.store import Layout, join
@@ -189,7 +190,7 @@ def _samples(
                 "md5": hashlib.md5(image).hexdigest(),
                 "sha1": hashlib.sha1(image).hexdigest(),
                 "sha256": hashlib.sha256(image).hexdigest(),
-                "pdq": hashlib.sha256(b"pdq" + image).hexdigest(),
+                "pdq": pdq_of(np.asarray(Image.open(io.BytesIO(image))), None)[0],
                 "pdq_quality": 90,
                 "fetched_at": 1_700_000_000 + number,
                 "http_status": 200,

@@ -1,7 +1,8 @@
 """Work in processes of its own, that kill themselves (SIGKILL) before a given write: real deaths, at every place where they matter.
 
 In: source text of a function ``work(job)``, which returns an exit code, or None for 0. Out: a call that runs jobs at once, each in a
-fork of one process, so that imports are paid once, and returns their exit codes. A job's ``writes`` are how many writes it survives; NEVER lets it live.
+fork of one process, so that imports are paid once, and returns their exit codes. A job's ``writes`` are how many writes it survives;
+NEVER lets it live.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from wat2mds.errors import DataError, TransientError
-from wat2mds.manifest import Manifest
+from wat2mds.errors import ConfigError, DataError, TransientError
+from wat2mds.manifest import Manifest, Unit, unit_digest
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
 from wat2mds.schema import MDS_COLUMNS, METADATA
-from wat2mds.settings import Settings
-from wat2mds.stages import convert
+from wat2mds.settings import Settings, load_settings
+from wat2mds.stages import convert, upload
 
 declare_torchvision_ops()
 
@@ -103,6 +103,74 @@ def test_name_does_not_depend_on_when_images_were_fetched(tmp_path: Path, make_w
     assert {n for n in names[0][1] if names[0][1][n] != names[1][1][n]} == {"metadata.parquet"}
 
 
+WEBDATASET = Settings.model_validate({"convert": {"shard_bytes": 1 << 16, "webdataset": True}})
+
+
+def test_webdataset_of_the_same_samples(tmp_path: Path, make_wat_file: Make) -> None:
+    """As the library webdataset reads it; the same bytes whenever the images were fetched; uploaded and published with the shards."""
+    import webdataset
+
+    found = []
+    for run in ("one", "two"):
+        made = make_wat_file((tmp_path / run / "datasets" / "demo").as_uri(), count=60)
+        converted = convert.run(made.samples, made.decisions, made.out("convert"), WEBDATASET)
+        names = [f.name for f in converted.files if f.name.endswith(".tar")]
+        found.append([(f.name, f.sha256) for f in converted.files])
+    assert found[0] == found[1]
+    assert len(names) > 1
+    assert all(f.size <= 1 << 16 for f in converted.files if f.name in names)
+    paths = [str(converted.fetch(name, tmp_path)) for name in names]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False))
+    table = pq.read_table(converted.fetch("metadata.parquet", tmp_path)).to_pylist()
+    assert [json.loads(s["json"])["uid"] for s in samples] == made.kept
+    for sample, row in zip(samples, table, strict=True):
+        columns = json.loads(sample["json"])
+        assert sample["jpg"] == made.images[row["uid"]]
+        assert sample["txt"].decode() == row["caption"]
+        assert columns["key"] == sample["__key__"]
+        assert (columns["similarity"], columns["license"]) == (row["similarity"], row["license"])
+    uploaded = upload.object_paths(converted)
+    assert {uploaded[name] for name in names} == {
+        f"shards/{converted.extra['unit_name']}/{name.removeprefix('mds/')}" for name in names
+    }
+
+
+def test_damaged_tar_is_found(dataset: str, make_wat_file: Make, tmp_path: Path) -> None:
+    from wat2mds.stages.convert.kept import read_kept
+    from wat2mds.stages.convert.tars import read_tars_back, write_tars
+
+    made = make_wat_file(dataset)
+    kept = read_kept(made.samples, made.decisions, tmp_path)
+    (path,) = write_tars(kept, tmp_path / "tars", "jpg", 1 << 26)
+    read_tars_back(kept, [path], "jpg")
+    good = path.read_bytes()
+    assert good.count(made.images[made.kept[1]]) == 1
+    path.write_bytes(good.replace(made.images[made.kept[1]], made.images[made.kept[1]][::-1]))
+    with pytest.raises(TransientError, match="reads back as another sample"):
+        read_tars_back(kept, [path], "jpg")
+    with pytest.raises(TransientError, match="0 tar files hold 0 samples, 7 were written"):
+        read_tars_back(kept, [], "jpg")
+
+
+def test_what_did_not_pass_is_not_converted(dataset: str, make_wat_file: Make) -> None:
+    one, other = make_wat_file(dataset, "00000"), make_wat_file(dataset, "00001", first=100)
+    with Unit("validate", one.out("validate"), [one.samples, one.decisions], Settings()) as unit:
+        passed = unit.commit([])
+    with pytest.raises(DataError, match="was not made from"):
+        convert.run(other.samples, other.decisions, other.out("convert"), Settings(), passed)
+    converted = convert.run(one.samples, one.decisions, one.out("convert"), Settings(), passed)
+    assert passed.as_input() in converted.inputs
+    assert converted.digest == unit_digest(
+        "convert", Settings().convert.fingerprint(), [one.samples.digest, one.decisions.digest, passed.digest]
+    )
+
+
+@pytest.mark.parametrize("setting", ["convert.compression=zstd:99", "convert.compression=rar", "convert.hashes=sha1,crc32"])
+def test_what_the_writer_does_not_know_is_refused_before_work(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.split("=")[0].split(".")[1]):
+        load_settings("demo", [setting], environment={})
+
+
 def test_done_unit_is_not_made_again(dataset: str, make_wat_file: Make) -> None:
     made = make_wat_file(dataset)
     first = convert.run(made.samples, made.decisions, made.out("convert"), Settings())
@@ -114,7 +182,8 @@ def test_done_unit_is_not_made_again(dataset: str, make_wat_file: Make) -> None:
 @pytest.mark.parametrize(("count", "failed", "dropped"), [(5, 2, 3), (5, 5, 0), (0, 0, 0)])
 def test_nothing_kept(dataset: str, make_wat_file: Make, tmp_path: Path, count: int, failed: int, dropped: int) -> None:
     made = make_wat_file(dataset, count=count, failed=failed, dropped=dropped)
-    converted = convert.run(made.samples, made.decisions, made.out("convert"), Settings())
+    converted = convert.run(made.samples, made.decisions, made.out("convert"), WEBDATASET)
+    assert not converted.matching(".tar")
     assert converted.extra["samples"] == converted.extra["shards"] == 0
     assert json.loads(converted.fetch("mds/index.json", tmp_path).read_bytes())["shards"] == []
     assert np.load(converted.fetch("img_emb.npy", tmp_path)).shape == (0, 16)

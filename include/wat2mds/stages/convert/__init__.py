@@ -1,7 +1,8 @@
 """convert: the kept samples of one WAT file become MDS shards, their metadata table and their embeddings.
 
 In: the manifests of download (samples) and filter (decisions). Out: ``mds/index.json`` and ``mds/shard.*.mds``, ``metadata.parquet``
-(schema METADATA), ``img_emb.npy`` and ``text_emb.npy``, all in the order of the pairs in ``unique.parquet``. Guaranteed: kept samples
+(schema METADATA), ``img_emb.npy`` and ``text_emb.npy``, and by a setting ``mds/webdataset/*.tar``, all in the order of the pairs in
+``unique.parquet``. Guaranteed: kept samples
 only; the same input gives the same bytes; the unit is complete only after every shard was read back and compared with the input;
 memory holds a shard, a table's row group and the WAT file's metadata, never all images. With nothing kept there is an index that
 names no shard. What does not belong here: which samples are kept (filter), where shards end up (upload).
@@ -35,13 +36,22 @@ STAGE = "convert"
 _NOT_IN_NAME = ("fetched_at", "shard", "shard_row")
 
 
-def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings) -> Manifest:
-    """Returns the unit's manifest; ``extra["unit_name"]`` names its folder below shards/ and embeddings/."""
+def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, validated: Manifest | None = None) -> Manifest:
+    """Returns the unit's manifest; ``extra["unit_name"]`` names its folder below shards/ and embeddings/.
+
+    ``validated`` is validate's manifest on the same samples and decisions: with it, what is published later passed exactly these rules.
+    """
     require_made_from(decisions, samples)
-    with Unit(STAGE, out, [samples, decisions], settings) as unit:
+    given = [samples, decisions]
+    if validated is not None:
+        for source in given:
+            require_made_from(validated, source)
+        given = [*given, validated]
+    with Unit(STAGE, out, given, settings) as unit:
         if unit.done:
             return unit.manifest
         # Here, not above: importing streaming costs about five CPU seconds, which a unit that is complete need not pay.
+        from wat2mds.stages.convert import tars
         from wat2mds.stages.convert.shards import read_back, write_shards
 
         with tempfile.TemporaryDirectory(dir=unit.scratch) as temporary:
@@ -49,6 +59,11 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings) ->
             folder = unit.path("mds/index.json").parent
             index = write_shards(kept, folder, settings.convert)
             read_back(kept, folder, index)
+            if settings.convert.webdataset:
+                # Below mds/, which upload brings to the WAT file's folder of shards as it is.
+                image_type = str(samples.settings.get("encode_format", "jpg"))
+                made = tars.write_tars(kept, folder / "webdataset", image_type, settings.convert.shard_bytes)
+                tars.read_tars_back(kept, made, image_type)
             for name in ("img_emb", "text_emb"):
                 np.save(unit.path(f"{name}.npy"), kept.embeddings(name))
             unit_name = _unit_name(unit, kept.table)

@@ -60,6 +60,11 @@ class Kept:
         """One image a row, in the table's order."""
         return self.stored.read(self.image_rows)
 
+    def image_sizes(self) -> np.ndarray:
+        """Bytes of each."""
+        offsets = self.stored.offsets
+        return np.asarray(offsets[self.image_rows + 1] - offsets[self.image_rows])
+
     def image_hashes(self) -> list[bytes]:
         return [self.stored.hashes[row] for row in self.image_rows]
 

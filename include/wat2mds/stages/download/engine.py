@@ -29,6 +29,7 @@ import img2dataset.downloader
 import img2dataset.resizer
 
 from wat2mds.drops import DropReason
+from wat2mds.models.pictures import content_box
 from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download import images
 from wat2mds.stages.download.fetch import Fetcher
@@ -80,7 +81,7 @@ class _Resizer(img2dataset.resizer.Resizer):  # type: ignore[misc]  # img2datase
             if message is not None:
                 raise Refused(_REASONS.get(message, DropReason.DECODE), message.strip().splitlines()[0][:300])
             bordered = self._settings.resize_mode == "border"
-            facts.pdq, facts.pdq_quality = images.pdq(stored, images.content_box(*sizes) if bordered else None)
+            facts.pdq, facts.pdq_quality = images.pdq(stored, content_box(*sizes) if bordered else None)
         except Refused as refused:
             return _failed(facts, refused.reason, str(refused))
         except Exception as error:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pdqhash
 from PIL import Image, UnidentifiedImageError
 
 from wat2mds.drops import DropReason
+from wat2mds.models.pictures import Box, pdq_of
 from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download.refusal import Refused
 
@@ -123,21 +123,9 @@ def plain(data: bytes, header: Header) -> bytes | None:
     return png.tobytes()
 
 
-def content_box(width: int, height: int, original_width: int, original_height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the picture in a stored image that was padded to a square (resize_mode border)."""
-    scale = max(original_width, original_height) / max(width, height)
-    inner_width, inner_height = min(width, round(original_width / scale)), min(height, round(original_height / scale))
-    left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    return left, top, left + max(1, inner_width), top + max(1, inner_height)
-
-
-def pdq(stored: bytes, box: tuple[int, int, int, int] | None) -> tuple[str, int]:
-    """PDQ hash (hex) and quality of a stored image; of the part in ``box``, because a border is not in anyone's hash list."""
+def pdq(stored: bytes, box: Box | None) -> tuple[str, int]:
+    """PDQ hash (hex) and quality of a stored image, of the part in ``box``."""
     pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise Refused(DropReason.DECODE, "Image decoding error")
-    if box is not None:
-        left, top, right, bottom = box
-        pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
-    bits, quality = pdqhash.compute(pixels)
-    return np.packbits(bits.astype(np.uint8)).tobytes().hex(), int(quality)
+    return pdq_of(pixels, box)

@@ -7,15 +7,18 @@ has an expectation of its own. What does not belong here: reading tables (``fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from wat2mds.drops import DropReason
 from wat2mds.identity import UID_PATTERN
+from wat2mds.manifest import Flow
+from wat2mds.models.pictures import PDQ_MATCH
 from wat2mds.settings import Settings
-from wat2mds.stages.validate.frames import Tables
+from wat2mds.stages.validate.drift import Measure
+from wat2mds.stages.validate.frames import Tables, counts
 from wat2mds.stages.validate.gate import Checked, gxe
 
 # Thresholds are compared in single precision by filter, in double precision here.
@@ -26,20 +29,21 @@ _COSINE_ERROR = 0.01
 _HEX = {"md5": 32, "sha1": 40, "sha256": 64}
 _STATUSES = ["success", "failed_to_download", "failed_to_resize"]
 _LANGUAGE = r"^[a-z]{2,3}$"
-_LICENCE = r"^https?://(?:www\.)?creativecommons\.org/"
+_LICENCE = r"^(?:https?:)?//(?:www\.)?creativecommons\.org/"
+# The types of https://creativecommons.org/licenses/list.en and the two of the public domain (pairs/licenses.py).
+_LICENCE_TYPES = [
+    *("by", "by-nc", "by-nd", "by-sa", "by-nc-nd", "by-nc-sa", "by-nd-nc", "nc", "nc-sa", "nd", "nd-nc", "sa", "sampling"),
+    *("devnations", "cc0", "pdm"),
+]
 
 
 def on_schemas(schemas: pd.DataFrame) -> Checked:
     rule = "columns and Arrow types are those of wat2mds.schema"
-    return Checked(
-        "schema",
-        "column",
-        schemas,
-        [_equal("schema.columns_and_types", rule, "found", "expected")],
-    )
+    return Checked("schema", "column", lambda: schemas, [_equal("schema.columns_and_types", rule, "found", "expected")])
 
 
-def on_tables(tables: Tables, counts: pd.DataFrame, settings: Settings, unit: dict[str, str]) -> list[Checked]:
+def on_tables(tables: Tables, flows: Sequence[Flow], settings: Settings, unit: dict[str, str]) -> list[Checked]:
+    agree = _equal("counts.agree", "tables and flows agree on every count", "found", "expected")
     return [
         Checked("pairs", "uid", tables.pairs, list(_pairs(settings, unit))),
         Checked("samples", "uid", tables.samples, list(_samples())),
@@ -48,9 +52,25 @@ def on_tables(tables: Tables, counts: pd.DataFrame, settings: Settings, unit: di
         Checked("scores", "uid", tables.scores, list(_scores())),
         Checked("decisions", "uid", tables.decisions, list(_decisions())),
         Checked("kept", "uid", tables.kept, list(_kept(settings))),
-        Checked("counts", "what", counts, [_equal("counts.agree", "tables and flows agree on every count", "found", "expected")]),
+        Checked("counts", "what", lambda: counts(tables, flows), [agree]),
         _success(tables, settings),
     ]
+
+
+def on_drift(measures: Sequence[Measure]) -> Checked:
+    """One row; a column a measure, holding how far it is from what was published before."""
+    row = {measure.name: [measure.difference] for measure in measures}
+    expectations = []
+    for measure in measures:
+        for name, bound, severity in (
+            (f"drift.{measure.name}", measure.block, "critical"),
+            (f"drift.{measure.name}_watched", measure.warn, "warning"),
+        ):
+            if bound is not None:
+                key = f"validate.{'block' if severity == 'critical' else 'warn'}_{measure.name}"
+                rule = f"{measure.sentence}: a difference of at most {bound:g} ({key})"
+                expectations.append(_between(name, measure.name, None, bound, rule, severity))
+    return Checked("drift", "what", lambda: pd.DataFrame({"what": ["this WAT file"]} | row), expectations)
 
 
 def _pairs(settings: Settings, unit: dict[str, str]) -> Iterable[Any]:
@@ -75,6 +95,7 @@ def _pairs(settings: Settings, unit: dict[str, str]) -> Iterable[Any]:
         if column in ("snapshot", "segment", "wat_file"):
             yield _among(f"pairs.{column}_own", column, [value])
     yield _matches("pairs.license_form", "license", _LICENCE, "warning")
+    yield _among("pairs.license_type_known", "license_type", _LICENCE_TYPES, "warning")
 
 
 def _samples() -> Iterable[Any]:
@@ -83,7 +104,7 @@ def _samples() -> Iterable[Any]:
     yield _among("samples.status_known", "status", _STATUSES)
     yield _among("samples.drop_reason_known", "drop_reason", [str(r) for r in DropReason.of_stage("download")])
     rule = "success, an image and no drop reason go together"
-    yield gxe.ExpectColumnValuesToBeInSet(column="consistent", value_set=[True], **_meta("samples.status_consistent", rule))
+    yield _true("samples.status_consistent", "consistent", rule)
 
 
 def _images(settings: Settings) -> Iterable[Any]:
@@ -106,10 +127,16 @@ def _looked_at(settings: Settings) -> Iterable[Any]:
     rule = "the stored bytes decode to the stated size"
     yield _equal("looked_at.width_true", rule, "decoded_width", "width")
     yield _equal("looked_at.height_true", rule, "decoded_height", "height")
+    rule = "original_width and original_height are not swapped: the stored picture lies as they say, its border where they put it"
+    yield _true("looked_at.original_not_swapped", "original_lies_right", rule)
+    rule = f"pdq is that of the stored picture, within {PDQ_MATCH} bits"
+    yield _between("looked_at.pdq_true", "pdq_distance", 0, PDQ_MATCH, rule)
     if settings.download.skip_reencode:
         # Only then are bytes as fetched there to be hashed.
-        rule = "sha256 is that of the stored bytes, where they are as fetched"
-        yield gxe.ExpectColumnValuesToBeInSet(column="hash_true", value_set=[True], **_meta("looked_at.sha256_true", rule))
+        for name in _HEX:
+            yield _true(
+                f"looked_at.{name}_true", f"{name}_true", f"{name} is that of the stored bytes, where they are as fetched"
+            )
 
 
 def _scores() -> Iterable[Any]:
@@ -135,6 +162,8 @@ def _decisions() -> Iterable[Any]:
 def _kept(settings: Settings) -> Iterable[Any]:
     filters = settings.filter
     rule = f"similarity ≥ {filters.min_similarity} (English) or {filters.min_similarity_other} (others)"
+    yield _unique("kept.uid_unique")
+    yield _matches("kept.language_form", "language", _LANGUAGE)
     yield _present("kept.similarity_present", "similarity")
     yield _between("kept.similarity_enough", "above_threshold", -_ROUNDING, None, rule)
     # A score that is absent cannot have passed: filter drops what it cannot judge.
@@ -155,8 +184,11 @@ def _kept(settings: Settings) -> Iterable[Any]:
 def _success(tables: Tables, settings: Settings) -> Checked:
     """Download success, as a table of one row; a WAT file without pairs has nothing to fail."""
     low = settings.validate_.min_download_success
-    share = len(tables.images) / len(tables.pairs) if len(tables.pairs) else 1.0
-    frame = pd.DataFrame({"what": ["download success"], "share": [share]})
+    pairs = len(tables.pair_uids)
+
+    def frame() -> pd.DataFrame:
+        return pd.DataFrame({"what": ["download success"], "share": [tables.image_count / pairs if pairs else 1.0]})
+
     rule = f"share of pairs that gave an image ≥ {low} (validate.min_download_success)"
     return Checked("download", "what", frame, [_between("download.success", "share", low, None, rule)])
 
@@ -169,6 +201,10 @@ def _unique(name: str, column: str = "uid") -> Any:
     return gxe.ExpectColumnValuesToBeUnique(column=column, **_meta(name, f"each {column} stands once"))
 
 
+def _true(name: str, column: str, rule: str) -> Any:
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], **_meta(name, rule))
+
+
 def _present(name: str, column: str, severity: str = "critical") -> Any:
     return gxe.ExpectColumnValuesToNotBeNull(column=column, **_meta(name, f"{column} is there", severity))
 
@@ -177,9 +213,9 @@ def _matches(name: str, column: str, regex: str, severity: str = "critical") -> 
     return gxe.ExpectColumnValuesToMatchRegex(column=column, regex=regex, **_meta(name, f"{column} matches {regex}", severity))
 
 
-def _among(name: str, column: str, values: list[str]) -> Any:
+def _among(name: str, column: str, values: list[str], severity: str = "critical") -> Any:
     rule = f"{column} is {values[0]}" if len(values) == 1 else f"{column} is one of {len(values)} known"
-    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, **_meta(name, rule))
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, **_meta(name, rule, severity))
 
 
 def _between(name: str, column: str, low: float | None, high: float | None, rule: str = "", severity: str = "critical") -> Any:

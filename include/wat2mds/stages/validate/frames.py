@@ -1,16 +1,15 @@
 """The tables of one WAT file as data frames, with what is computed again from other columns beside them.
 
 In: the manifests of dedup, download and filter. Out: ``Tables`` and the counts that must agree. Guaranteed: every row is looked at, images
-only of a sample chosen by uid (a hash, hence at random, and the same each time). What does not belong here: what is right.
+only of a sample chosen by uid (a hash, hence at random, and the same each time); a frame is made when it is asked for, of the columns
+that are looked at, so that memory holds one at a time. What does not belong here: what is right.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,35 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from wat2mds.identity import laion_hash, uid
 from wat2mds.manifest import Flow, Manifest
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES
 from wat2mds.settings import Settings
+from wat2mds.stages.validate import looks
 
 _EMBEDDING_ROWS = 8192
+_PAIR_COLUMNS = [
+    *("uid", "laion_hash", "url", "url_normalized", "caption", "snapshot", "segment", "wat_file", "license", "license_type"),
+]
+_SAMPLE_COLUMNS = {
+    *("uid", "key", "status", "drop_reason", "width", "height", "original_width", "original_height", "original_bytes", "mime"),
+    *("md5", "sha1", "sha256", "pdq", "fetched_at"),
+}
+_SCORE_COLUMNS = [
+    *(
+        "uid",
+        "language",
+        "language_probability",
+        "similarity",
+        "clip_model",
+        "nsfw",
+        "punsafe",
+        "pwatermark",
+        "toxicity",
+        "aesthetic",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -38,24 +58,6 @@ class Files:
     decisions: Path
     image_embeddings: Path
     text_embeddings: Path
-
-
-@dataclass(frozen=True)
-class Tables:
-    """``images`` are the samples with an image, ``looked_at`` those of them whose bytes were decoded, ``kept`` those that filter keeps."""
-
-    pairs: pd.DataFrame
-    samples: pd.DataFrame
-    images: pd.DataFrame
-    looked_at: pd.DataFrame
-    scores: pd.DataFrame
-    decisions: pd.DataFrame
-    kept: pd.DataFrame
-    embedding_rows: tuple[int, int]
-
-    @property
-    def kept_count(self) -> int:
-        return len(self.kept)
 
 
 def fetch(pairs: Manifest, samples: Manifest, scores: Manifest, decisions: Manifest, folder: Path) -> Files:
@@ -75,77 +77,135 @@ def schemas(files: Files) -> pd.DataFrame:
     stated = [("pairs", files.pairs, PAIRS), ("scores", files.scores, SCORES), ("decisions", files.decisions, DECISIONS)]
     stated += [(f"samples/{path.name}", path, SAMPLES) for path in files.samples]
     for name, path, table in stated:
-        found = {field.name: str(field.type) for field in pq.read_schema(path)}
-        expected = {field.name: str(field.type) for field in table.schema}
+        found = {field.name: _type(field) for field in pq.read_schema(path)}
+        expected = {field.name: _type(field) for field in table.schema}
         for column in sorted(found.keys() | expected.keys()):
             rows.append((f"{name}.{column}", found.get(column, "absent"), expected.get(column, "absent")))
     return pd.DataFrame(rows, columns=["column", "found", "expected"])
 
 
-def read(files: Files, settings: Settings) -> Tables:
-    pairs = _frame(pq.read_table(files.pairs))
-    pairs["uid_computed"] = [uid(u, c) for u, c in zip(pairs["url_normalized"], pairs["caption"], strict=True)]
-    pairs["laion_hash_computed"] = [laion_hash(u, c) for u, c in zip(pairs["url"], pairs["caption"], strict=True)]
-
-    columns = [name for name in SAMPLES.names() if name != "jpg"]
-    samples_table = (
-        pa.concat_tables(_without_images(path, columns) for path in files.samples) if files.samples else _no_samples(columns)
-    )
-    samples = _frame(samples_table)
-    succeeded = samples["status"] == "success"
-    samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (succeeded == samples["has_image"])
-    # Filtered before it becomes a frame, where a column of integers stays one only without nulls.
-    images = _frame(samples_table.filter(samples_table["has_image"]))
-
-    scores = _frame(pq.read_table(files.scores))
-    image, text = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (files.image_embeddings, files.text_embeddings))
-    scores["image_norm"], scores["text_norm"], scores["cosine"] = _geometry(image, text, len(scores))
-    scores["similarity_error"] = (scores["similarity"] - scores["cosine"]).abs()
-
-    decisions = _frame(pq.read_table(files.decisions))
-    kept = decisions[decisions["drop_reason"].isna()].merge(scores.drop(columns="language"), on="uid", how="left")
-    filters = settings.filter
-    kept["threshold"] = np.where(kept["language"] == "en", filters.min_similarity, filters.min_similarity_other)
-    kept["above_threshold"] = kept["similarity"] - kept["threshold"]
-    return Tables(
-        pairs=pairs,
-        samples=samples,
-        images=images,
-        looked_at=_look_at(files, images, settings.validate_.hash_sample),
-        scores=scores,
-        decisions=decisions,
-        kept=kept,
-        embedding_rows=(len(image), len(text)),
-    )
+def _type(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
-def counts(tables: Tables, flows: Sequence[Flow], settings: Settings) -> pd.DataFrame:
+class Tables:
+    """``images`` are the samples with an image, ``looked_at`` those of them whose bytes were decoded, ``kept`` the rows that will be
+    published."""
+
+    def __init__(self, files: Files, settings: Settings) -> None:
+        self.files = files
+        self.settings = settings
+        image, text = self._embeddings
+        self.embedding_rows = (len(image), len(text))
+        self.pair_uids: pa.Array = _column(files.pairs, "uid")
+        self.score_uids: pa.Array = _column(files.scores, "uid")
+        self.kept_count = _column(files.decisions, "drop_reason").null_count
+
+    @cached_property
+    def all_samples(self) -> pa.Table:
+        """Without images; ``has_image`` says where there is one."""
+        columns = [name for name in SAMPLES.names() if name in _SAMPLE_COLUMNS]
+        parts = [_without_images(path, columns) for path in self.files.samples]
+        return pa.concat_tables(parts) if parts else _no_samples(columns)
+
+    @cached_property
+    def image_count(self) -> int:
+        return pc.sum(self.all_samples["has_image"]).as_py() or 0
+
+    def pairs(self) -> pd.DataFrame:
+        pairs = _frame(pq.read_table(self.files.pairs, columns=_PAIR_COLUMNS))
+        pairs["uid_computed"] = [uid(u, c) for u, c in zip(pairs["url_normalized"], pairs["caption"], strict=True)]
+        pairs["laion_hash_computed"] = [laion_hash(u, c) for u, c in zip(pairs["url"], pairs["caption"], strict=True)]
+        return pairs
+
+    def samples(self) -> pd.DataFrame:
+        samples = _frame(self.all_samples.select(["uid", "key", "status", "drop_reason", "has_image"]))
+        succeeded = samples["status"] == "success"
+        samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (succeeded == samples["has_image"])
+        return samples
+
+    def images(self) -> pd.DataFrame:
+        # Filtered before it becomes a frame, where a column of integers stays one only without nulls.
+        return _frame(self._images.drop_columns(["key", "status", "drop_reason", "has_image"]))
+
+    @property
+    def _images(self) -> pa.Table:
+        return self.all_samples.filter(self.all_samples["has_image"])
+
+    def looked_at(self) -> pd.DataFrame:
+        return looks.look_at(self.files.samples, self._images, self.settings)
+
+    def scores(self) -> pd.DataFrame:
+        scores = _frame(pq.read_table(self.files.scores, columns=_SCORE_COLUMNS))
+        scores["image_norm"], scores["text_norm"], scores["cosine"] = _geometry(*self._embeddings, len(scores))
+        scores["similarity_error"] = (scores["similarity"] - scores["cosine"]).abs()
+        return scores
+
+    def decisions(self) -> pd.DataFrame:
+        return _frame(pq.read_table(self.files.decisions))
+
+    def kept(self) -> pd.DataFrame:
+        decisions = self.decisions()
+        columns = [name for name in _SCORE_COLUMNS if name != "language"]
+        scores = _frame(pq.read_table(self.files.scores, columns=columns))
+        kept = decisions[decisions["drop_reason"].isna()].merge(scores, on="uid", how="left")
+        filters = self.settings.filter
+        kept["threshold"] = np.where(kept["language"] == "en", filters.min_similarity, filters.min_similarity_other)
+        kept["above_threshold"] = kept["similarity"] - kept["threshold"]
+        return kept
+
+    @property
+    def _embeddings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mapped: whoever reads rows of them does it by ``_rows``."""
+        paths = (self.files.image_embeddings, self.files.text_embeddings)
+        image, text = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        return image, text
+
+
+def counts(tables: Tables, flows: Sequence[Flow]) -> pd.DataFrame:
     """Numbers that must agree, by name."""
+    pairs, samples, scores = len(tables.pair_uids), tables.all_samples.num_rows, len(tables.score_uids)
+    images = tables.image_count
     rows = [
-        ("samples: one a pair", len(tables.samples), len(tables.pairs)),
-        ("samples: of the pairs' uids", len(set(tables.samples["uid"]) & set(tables.pairs["uid"])), len(tables.pairs)),
-        ("scores: one a sample with an image", len(tables.scores), len(tables.images)),
-        ("scores: of the images' uids", len(set(tables.scores["uid"]) & set(tables.images["uid"])), len(tables.images)),
-        ("decisions: one a score, in the same order", int(_in_order(tables.decisions, tables.scores)), len(tables.scores)),
-        ("embeddings: image rows", tables.embedding_rows[0], len(tables.scores)),
-        ("embeddings: text rows", tables.embedding_rows[1], len(tables.scores)),
+        ("samples: one a pair", samples, pairs),
+        ("samples: of the pairs' uids", _shared(tables.all_samples["uid"], tables.pair_uids), pairs),
+        ("scores: one a sample with an image", scores, images),
+        ("scores: of the images' uids", _shared(tables.score_uids, tables._images["uid"]), images),
+        (
+            "decisions: one a score, in the same order",
+            _in_order(_column(tables.files.decisions, "uid"), tables.score_uids),
+            scores,
+        ),
+        ("embeddings: image rows", tables.embedding_rows[0], scores),
+        ("embeddings: text rows", tables.embedding_rows[1], scores),
     ]
     for flow in flows:
         label = f"flow {flow.source} to {flow.target}"
         rows.append((f"{label}: reconciles", flow.left + sum(flow.drops.values()), flow.entered))
         if flow.target == "samples":
-            rows += [(f"{label}: images", flow.left, len(tables.images)), (f"{label}: pairs", flow.entered, len(tables.pairs))]
-            rows += _reasons(label, flow, tables.samples)
+            rows += [(f"{label}: images", flow.left, images), (f"{label}: pairs", flow.entered, pairs)]
+            rows += _reasons(label, flow, tables.all_samples["drop_reason"])
         if flow.target == "kept":
-            rows += [(f"{label}: kept", flow.left, len(tables.kept)), (f"{label}: samples", flow.entered, len(tables.images))]
-            rows += _reasons(label, flow, tables.decisions)
+            rows += [(f"{label}: kept", flow.left, tables.kept_count), (f"{label}: samples", flow.entered, images)]
+            rows += _reasons(label, flow, _column(tables.files.decisions, "drop_reason"))
     return pd.DataFrame(rows, columns=["what", "found", "expected"])
 
 
-def _reasons(label: str, flow: Flow, frame: pd.DataFrame) -> list[tuple[str, int, int]]:
+def _reasons(label: str, flow: Flow, column: pa.Array | pa.ChunkedArray) -> list[tuple[str, int, int]]:
     """That a flow drops as many for each reason as the table does."""
-    found = Counter(str(reason) for reason in frame["drop_reason"].dropna())
-    return [(f"{label}: {reason}", flow.drops.get(reason, 0), found[reason]) for reason in sorted({*flow.drops, *found})]
+    found = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(pc.drop_null(column)).to_pylist()}
+    reasons = sorted({*flow.drops, *found})
+    return [(f"{label}: {reason}", flow.drops.get(reason, 0), found.get(reason, 0)) for reason in reasons]
+
+
+def _shared(one: pa.Array | pa.ChunkedArray, other: pa.Array | pa.ChunkedArray) -> int:
+    """How many values stand in both."""
+    unique = pc.unique(one)
+    return int(pc.sum(pc.is_in(unique, value_set=pc.unique(other))).as_py() or 0)
+
+
+def _column(path: Path, name: str) -> pa.Array:
+    return pq.read_table(path, columns=[name])[name].combine_chunks()
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
@@ -172,7 +232,7 @@ def _geometry(image: np.ndarray, text: np.ndarray, rows: int) -> tuple[np.ndarra
     """Norms and cosine by row, in double precision; zero where a row is not there or not finite, which no expectation lets pass."""
     norms, cosines = np.zeros((2, rows)), np.zeros(rows)
     for start in range(0, min(rows, len(image), len(text)), _EMBEDDING_ROWS):
-        parts = [np.asarray(e[start : min(start + _EMBEDDING_ROWS, rows)], dtype=np.float64) for e in (image, text)]
+        parts = [_rows(e, start, min(start + _EMBEDDING_ROWS, rows)) for e in (image, text)]
         size = min(len(part) for part in parts)
         one, other = (part[:size] for part in parts)
         norms[0, start : start + size] = np.linalg.norm(one, axis=1)
@@ -182,44 +242,16 @@ def _geometry(image: np.ndarray, text: np.ndarray, rows: int) -> tuple[np.ndarra
     return np.nan_to_num(norms[0], posinf=0), np.nan_to_num(norms[1], posinf=0), np.nan_to_num(cosines, posinf=0)
 
 
-def _in_order(decisions: pd.DataFrame, scores: pd.DataFrame) -> int:
-    size = min(len(decisions), len(scores))
-    same = decisions["uid"].to_numpy()[:size] == scores["uid"].to_numpy()[:size]
-    return int(np.sum(same)) if len(decisions) == len(scores) else -1
+def _rows(mapped: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Rows of a mapped file, in double precision. Read, not mapped: mapped pages count as the process's memory."""
+    assert isinstance(mapped, np.memmap)
+    width = int(np.prod(mapped.shape[1:]))
+    with Path(str(mapped.filename)).open("rb") as file:
+        file.seek(mapped.offset + start * width * mapped.itemsize)
+        flat = np.fromfile(file, mapped.dtype, (min(end, len(mapped)) - start) * width)
+    return flat.reshape(-1, width).astype(np.float64)
 
 
-def _look_at(files: Files, images: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Decode the bytes of a sample of images: width and height as found beside those stated, and whether the hash is true.
-
-    The hash is of the bytes as fetched: those stored are the same only where neither size nor length changed.
-    """
-    columns = ["uid", "width", "height", "original_width", "original_height", "original_bytes", "sha256"]
-    chosen = images.sort_values("uid").head(size)[columns].reset_index(drop=True)
-    wanted = pa.array(chosen["uid"], pa.string())
-    found: dict[str, tuple[int, int, int, str]] = {}
-    for path in files.samples:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(256, columns=["uid", "jpg"]):
-                batch = batch.filter(pc.is_in(batch["uid"], value_set=wanted))
-                for name, image in zip(batch["uid"].to_pylist(), batch["jpg"].to_pylist(), strict=True):
-                    found[name] = _decode(image)
-    names = ["decoded_width", "decoded_height", "stored_bytes", "stored_sha256"]
-    decoded = pd.DataFrame([found[name] for name in chosen["uid"]], columns=names)
-    looked_at = pd.concat([chosen, decoded], axis=1)
-    fetched = ["original_width", "original_height", "original_bytes"]
-    as_fetched = (looked_at[fetched].to_numpy() == looked_at[["decoded_width", "decoded_height", "stored_bytes"]].to_numpy()).all(
-        axis=1
-    )
-    looked_at["hash_true"] = ~as_fetched | (looked_at["sha256"] == looked_at["stored_sha256"])
-    return looked_at
-
-
-def _decode(image: bytes) -> tuple[int, int, int, str]:
-    """(width, height, bytes, SHA-256); sizes are -1 where the image does not decode."""
-    digest = hashlib.sha256(image).hexdigest()
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            picture.load()
-            return picture.width, picture.height, len(image), digest
-    except Exception:  # Pillow raises whatever its decoders meet; any of it means that the image is damaged
-        return -1, -1, len(image), digest
+def _in_order(decisions: pa.Array, scores: pa.Array) -> int:
+    """How many rows name the same sample; -1 where one table is longer."""
+    return int(pc.sum(pc.equal(decisions, scores)).as_py() or 0) if len(decisions) == len(scores) else -1

@@ -8,11 +8,12 @@ not belong here: which expectations there are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # The import alone writes 214 INFO lines through a logger of its own; where everything is logged at INFO they would drown the task's log.
@@ -31,11 +32,14 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Checked:
-    """A table and what is expected of it. Rows are named by the column ``row_id``; ``meta["name"]`` names an expectation."""
+    """A table and what is expected of it. Rows are named by the column ``row_id``; ``meta["name"]`` names an expectation.
+
+    ``frame`` makes the table when its turn comes, so that memory holds one.
+    """
 
     table: str
     row_id: str
-    frame: pd.DataFrame
+    frame: Callable[[], pd.DataFrame]
     expectations: Sequence[Expectation]
 
 
@@ -54,11 +58,16 @@ class Outcome:
 
 
 def judge(tables: Sequence[Checked]) -> list[Outcome]:
-    definition = _batch_definition()
-    outcomes = []
-    for checked in tables:
-        suite = gx.ExpectationSuite(name=checked.table, expectations=list(checked.expectations))
-        found = definition.get_batch(batch_parameters={"dataframe": checked.frame}).validate(
+    return [outcome for checked in tables for outcome in _judge(checked)]
+
+
+def _judge(checked: Checked) -> list[Outcome]:
+    frame = checked.frame()
+    suite = gx.ExpectationSuite(name=checked.table, expectations=list(checked.expectations))
+    found = (
+        _batch_definition()
+        .get_batch(batch_parameters={"dataframe": frame})
+        .validate(
             suite,
             result_format={
                 "result_format": "SUMMARY",
@@ -66,10 +75,12 @@ def judge(tables: Sequence[Checked]) -> list[Outcome]:
                 "partial_unexpected_count": EXAMPLES,
             },
         )
-        # Great Expectations returns results in an order of its own.
-        results = {result.expectation_config.meta["name"]: result for result in found.results}
-        outcomes += [_outcome(checked, expectation, results[_name_of(expectation)]) for expectation in checked.expectations]
-    return outcomes
+    )
+    # Great Expectations returns results in an order of its own.
+    results = {result.expectation_config.meta["name"]: result for result in found.results}
+    return [
+        _outcome(checked.table, len(frame), expectation, results[_name_of(expectation)]) for expectation in checked.expectations
+    ]
 
 
 @cache
@@ -85,23 +96,28 @@ def _name_of(expectation: Expectation) -> str:
     return str((expectation.meta or {})["name"])
 
 
-def _outcome(checked: Checked, expectation: Expectation, result: Any) -> Outcome:
+def _outcome(table: str, rows: int, expectation: Expectation, result: Any) -> Outcome:
     detail = result.to_json_dict()["result"]
     # Expectations on whole columns, not on rows, count no rows: all are concerned.
-    failed = detail.get("unexpected_count", 0 if result.success else len(checked.frame))
+    failed = detail.get("unexpected_count", 0 if result.success else rows)
     examples = detail.get("partial_unexpected_index_list") or []
     if not result.success and not examples:
         examples = [{"found": detail.get("observed_value", _exception(result))}]
     return Outcome(
         name=_name_of(expectation),
-        table=checked.table,
+        table=table,
         rule=str((expectation.meta or {}).get("rule", "")),
         severity=str(getattr(expectation.severity, "value", expectation.severity)),
         success=bool(result.success),
-        rows=len(checked.frame),
+        rows=rows,
         failed=int(failed),
-        examples=[dict(sorted(example.items())) for example in examples] if not result.success else [],
+        examples=[{key: _plain(example[key]) for key in sorted(example)} for example in examples] if not result.success else [],
     )
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars as Python's: a message is for people."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _exception(result: Any) -> str:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.wat2mds.stages.download.hostile_origin import picture
 from wat2mds.drops import DropReason
+from wat2mds.models.pictures import content_box
 from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download import images
 from wat2mds.stages.download.refusal import Refused
@@ -104,7 +105,7 @@ def test_hashes_are_of_the_bytes_as_fetched() -> None:
     ],
 )
 def test_the_part_of_a_bordered_image_that_is_picture(sizes: tuple[int, int, int, int], box: tuple[int, int, int, int]) -> None:
-    assert images.content_box(*sizes) == box
+    assert content_box(*sizes) == box
 
 
 def test_pdq_of_a_bordered_image_is_the_pictures_own() -> None:
@@ -116,7 +117,7 @@ def test_pdq_of_a_bordered_image_is_the_pictures_own() -> None:
     bordered = cv2.copyMakeBorder(small, 42, 43, 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
     plain, _ = images.pdq(cv2.imencode(".png", smooth)[1].tobytes(), None)
     stored = cv2.imencode(".png", bordered)[1].tobytes()
-    assert distance(plain, images.pdq(stored, images.content_box(256, 256, 384, 256))[0]) <= 10
+    assert distance(plain, images.pdq(stored, content_box(256, 256, 384, 256))[0]) <= 10
     assert distance(plain, images.pdq(stored, None)[0]) > 31  # the distance up to which PDQ counts as a match
 
 
