@@ -12,12 +12,11 @@ import logging
 import numpy as np
 import pyarrow.parquet as pq
 
-from wat2mds.manifest import Flow, Input, Manifest, Unit
-from wat2mds.models.clip import model_identity
-from wat2mds.models.heads import head_identity
+from wat2mds.manifest import Manifest, Unit
 from wat2mds.schema import DECISIONS, SCORES, table_of
-from wat2mds.settings import FilterSettings, Settings
-from wat2mds.stages.filter.decisions import decide
+from wat2mds.settings import Settings
+from wat2mds.stages.filter.decisions import READS, decide
+from wat2mds.stages.filter.models import models
 from wat2mds.stages.filter.scores import score_samples
 from wat2mds.store import join
 
@@ -31,22 +30,17 @@ def run(samples: Manifest, out: str, settings: Settings) -> Manifest:
     with Unit(STAGE, out, [samples, scores], settings) as unit:
         if unit.done:
             return unit.manifest
-        table = pq.read_table(scores.fetch("scores.parquet", unit.scratch))
-        reasons, languages = decide(table, settings.filter)
-        decisions = table_of(DECISIONS, {"uid": table.column("uid"), "drop_reason": reasons, "language": languages})
-        pq.write_table(decisions, unit.path("decisions.parquet"), compression="zstd")
-        drops: dict[str, int] = {}
-        for reason in reasons:
-            if reason is not None:
-                drops[reason] = drops.get(reason, 0) + 1
-        kept = len(reasons) - sum(drops.values())
-        return unit.commit([Flow("samples", "kept", len(reasons), kept, dict(sorted(drops.items())))])
+        table = pq.read_table(scores.fetch("scores.parquet", unit.scratch), columns=list(READS))
+        decided = decide(table, settings.filter)
+        columns = {"uid": table["uid"], "drop_reason": decided.reasons, "language": decided.languages}
+        pq.write_table(table_of(DECISIONS, columns), unit.path("decisions.parquet"), compression="zstd")
+        return unit.commit([decided.flow()])
 
 
 def _score(samples: Manifest, out: str, settings: Settings) -> Manifest:
     given = settings.filter
     fingerprint = given.fingerprint(decisions=False)
-    with Unit(STAGE, join(out, "scores"), [samples, *_models(given)], settings, fingerprint=fingerprint) as unit:
+    with Unit(STAGE, join(out, "scores"), [samples, *models(given)], settings, fingerprint=fingerprint) as unit:
         if unit.done:
             return unit.manifest
         shards = [samples.fetch(name, unit.scratch) for name in samples.matching(".parquet")]
@@ -55,10 +49,3 @@ def _score(samples: Manifest, out: str, settings: Settings) -> Manifest:
         np.save(unit.path("img_emb.npy"), result.image_embeddings)
         np.save(unit.path("text_emb.npy"), result.text_embeddings)
         return unit.commit([], {"clip_model": result.clip_model, "samples": len(result.image_embeddings)})
-
-
-def _models(given: FilterSettings) -> list[Input]:
-    """The models by content: other weights under the same name make other scores."""
-    found = [Input(f"clip:{given.clip_model}/{given.clip_pretrained}", model_identity(given.clip_model, given.clip_pretrained))]
-    heads = (given.safety_head, given.watermark_head, given.aesthetic_head)
-    return found + [Input(f"head:{head}", head_identity(head)) for head in heads if head]

@@ -20,14 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from wat2mds.errors import ConfigError, nearest
 from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
 from wat2mds.progress import Progress
 from wat2mds.settings import FilterSettings
+from wat2mds.stages.filter.languages import detect_languages
+from wat2mds.stages.filter.models import COLUMNS
 
 log = logging.getLogger(__name__)
-_HEADS = {"punsafe": "safety_head", "pwatermark": "watermark_head", "aesthetic": "aesthetic_head"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scores:
 def score_samples(shards: Sequence[Path], settings: FilterSettings) -> Scores:
     """Score every sample that has an image, in the order of the shards."""
     identity = model_identity(settings.clip_model, settings.clip_pretrained)
-    heads = {column: load_head(name, identity) for column, key in _HEADS.items() if (name := getattr(settings, key))}
+    heads = {column: load_head(name, identity) for key, column in COLUMNS.items() if (name := getattr(settings, key))}
     clip = load_clip(settings.clip_model, settings.clip_pretrained, settings.device, settings.precision)
     uids: list[str] = []
     captions: list[str] = []
@@ -111,29 +111,3 @@ def _rows(shards: Sequence[Path], size: int) -> Iterator[tuple[list[str], list[s
                 kept = batch.filter(pc.is_null(batch.column("drop_reason")))
                 if len(kept):
                     yield tuple(kept.column(name).to_pylist() for name in ("uid", "caption", "jpg"))
-
-
-def detect_languages(captions: Sequence[str], candidates: Sequence[str] | None) -> list[tuple[str | None, float | None]]:
-    """ISO 639-1 code and probability of each caption by lingua in high-accuracy mode; (None, None) where it finds none.
-
-    Raises ConfigError for a candidate that lingua does not know.
-    """
-    from lingua import IsoCode639_1, Language, LanguageDetectorBuilder
-
-    if not captions:
-        return []
-    if candidates is None:
-        builder = LanguageDetectorBuilder.from_all_languages()
-    else:
-        known = {language.iso_code_639_1.name.lower(): language.iso_code_639_1 for language in Language.all()}
-        for code in candidates:
-            if code not in known:
-                raise ConfigError(f"filter.language_candidates: lingua knows no language {code!r}.{nearest(code, known)}")
-        codes: list[IsoCode639_1] = [known[code] for code in candidates]
-        builder = LanguageDetectorBuilder.from_iso_codes_639_1(*codes)
-    found = builder.build().compute_language_confidence_values_in_parallel(list(captions))
-    result: list[tuple[str | None, float | None]] = []
-    for values in found:
-        best = values[0] if values and values[0].value > 0 else None
-        result.append((best.language.iso_code_639_1.name.lower(), float(best.value)) if best else (None, None))
-    return result

@@ -22,7 +22,7 @@ def verdict(*overrides: str, **changes: Any) -> tuple[str | None, str | None]:
     row = GOOD | changes
     table: pa.Table = table_of(SCORES, {"uid": ["0" * 32], **{key: [value] for key, value in row.items()}})
     reasons, languages = decide(table, load_settings("laion5b", overrides, environment={}).filter)
-    return reasons[0], languages[0]
+    return reasons[0].as_py(), languages[0].as_py()
 
 
 @pytest.mark.parametrize(
