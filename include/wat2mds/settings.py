@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from wat2mds.errors import ConfigError, nearest
@@ -124,6 +124,9 @@ class FilterSettings(Group):
     safety_head: str | None = Field(None, description="head on image embeddings that gives punsafe: path, or a name of ours")
     watermark_head: str | None = Field(None, description="head that gives pwatermark")
     aesthetic_head: str | None = Field(None, description="head that gives aesthetic")
+    zero_shot: bool = Field(
+        False, description="LAION-400M's tags by the CLIP model itself: nsfw, and whether a child or an animal may be shown"
+    )
     language_candidates: tuple[str, ...] | None = Field(
         None, description="ISO 639-1 codes that the detector tells apart; empty: all 75. Fewer load faster and confuse less"
     )
@@ -131,6 +134,11 @@ class FilterSettings(Group):
     min_similarity: float = Field(0.28, ge=-1, le=1, description="cosine, captions in English", json_schema_extra=_decide)
     min_similarity_other: float = Field(
         0.26, ge=-1, le=1, description="cosine, captions in another or no language", json_schema_extra=_decide
+    )
+    drop_illegal: bool = Field(
+        False,
+        description="LAION-400M's rules: drop what is tagged UNSURE or NSFW and may show a child or an animal; asks for zero_shot",
+        json_schema_extra=_decide,
     )
     max_punsafe: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
     max_pwatermark: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
@@ -142,6 +150,12 @@ class FilterSettings(Group):
     batch_size: int = Field(64, ge=1, le=8192, description="images at a time", json_schema_extra=_how)
     workers: int | None = Field(None, ge=0, description="processes that decode; empty: one a core", json_schema_extra=_how)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the towers run", json_schema_extra=_how)
+
+    @model_validator(mode="after")
+    def _tags_for_their_rule(self) -> FilterSettings:
+        if self.drop_illegal and not self.zero_shot:
+            raise ValueError("drop_illegal decides on tags that zero_shot=false leaves out: set filter.zero_shot=true")
+        return self
 
 
 class ValidateSettings(Group):

@@ -13,7 +13,10 @@ from wat2mds.manifest import Flow
 from wat2mds.settings import FilterSettings
 
 # The columns of scores that decisions are made from.
-READS = ("uid", "language", "language_probability", "similarity", "punsafe", "pwatermark", "aesthetic")
+READS = (
+    *("uid", "language", "language_probability", "similarity", "punsafe", "pwatermark", "aesthetic"),
+    *("nsfw", "underage", "animal", "child_word"),
+)
 
 
 class Decisions(NamedTuple):
@@ -46,6 +49,12 @@ def decide(scores: pa.Table, settings: FilterSettings) -> Decisions:
     if settings.languages is not None:
         wanted = pc.is_in(languages, value_set=pa.array(settings.languages, pa.string()), skip_nulls=True)
         failed[DropReason.LANGUAGE] = ~_true(wanted)
+    if settings.drop_illegal:
+        # Of a sample without tags the worst is assumed.
+        suspected = ~_true(pc.equal(scores["nsfw"], "UNLIKELY"))
+        adult = _true(pc.invert(pc.or_(scores["underage"], scores["child_word"])))
+        failed[DropReason.UNDERAGE] = suspected & ~adult
+        failed[DropReason.ANIMAL] = suspected & ~_true(pc.invert(scores["animal"]))
     if settings.max_punsafe is not None:
         failed[DropReason.UNSAFE] = ~(_numbers(scores, "punsafe") <= settings.max_punsafe)
     if settings.max_pwatermark is not None:

@@ -83,8 +83,7 @@ def _scores(work: str, settings: Settings, needed: list[Input]) -> Manifest:
 
 def _needed(given: FilterSettings) -> FilterSettings:
     """The settings without the heads whose scores no criterion reads."""
-    unread = {head: None for head, criterion in HEADS.items() if getattr(given, criterion) is None}
-    return given.model_copy(update=unread)
+    return given.model_copy(update=dict.fromkeys(HEADS.keys() & _unread(given)))
 
 
 def _reads(stored: dict[str, Any], given: FilterSettings) -> bool:
@@ -93,8 +92,13 @@ def _reads(stored: dict[str, Any], given: FilterSettings) -> bool:
     A head that is not asked for must not have been there either, where a criterion reads its score: without one the score is null.
     """
     wanted = given.fingerprint(decisions=False)
+    return all(stored.get(key) == value for key, value in wanted.items() if key not in _unread(given))
+
+
+def _unread(given: FilterSettings) -> set[str]:
+    """Settings of scores that no criterion reads."""
     unread = {head for head, criterion in HEADS.items() if getattr(given, criterion) is None}
-    return all(stored.get(key) == value for key, value in wanted.items() if key not in unread)
+    return unread if given.drop_illegal else unread | {"zero_shot"}
 
 
 def _models_of(scores: Manifest) -> list[str]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
+from wat2mds.models.zero_shot import load_zero_shot
 from wat2mds.progress import Progress
 from wat2mds.settings import FilterSettings
 from wat2mds.stages.filter.languages import detect_languages
@@ -45,11 +46,13 @@ def score_samples(shards: Sequence[Path], settings: FilterSettings) -> Scores:
     identity = model_identity(settings.clip_model, settings.clip_pretrained)
     heads = {column: load_head(name, identity) for key, column in COLUMNS.items() if (name := getattr(settings, key))}
     clip = load_clip(settings.clip_model, settings.clip_pretrained, settings.device, settings.precision)
+    tagger = load_zero_shot(clip) if settings.zero_shot else None
     uids: list[str] = []
     captions: list[str] = []
     similarity: list[np.ndarray] = []
     image_parts: list[np.ndarray] = []
     text_parts: list[np.ndarray] = []
+    tags: dict[str, list[Any]] = {}
     scored: dict[str, list[np.ndarray]] = {column: [] for column in heads}
     total = sum(pq.read_table(shard, columns=["drop_reason"]).column(0).null_count for shard in shards)
     with Progress("filter", total, "samples") as progress:
@@ -61,6 +64,9 @@ def score_samples(shards: Sequence[Path], settings: FilterSettings) -> Scores:
             similarity.append(np.einsum("nd,nd->n", images, texts, dtype=np.float32))
             for column, head in heads.items():
                 scored[column].append(head.score(images))
+            if tagger is not None:
+                for column, values in tagger.score(images, batch_captions).items():
+                    tags.setdefault(column, []).extend(values)
             image_parts.append(images.astype(np.float16))
             text_parts.append(texts.astype(np.float16))
             progress.update(len(uids))
@@ -74,6 +80,7 @@ def score_samples(shards: Sequence[Path], settings: FilterSettings) -> Scores:
         "clip_model": [clip.identity] * len(uids),
     }
     columns |= {column: np.concatenate(parts) if parts else [] for column, parts in scored.items()}
+    columns |= tags
     return Scores(
         columns,
         np.concatenate(image_parts) if image_parts else empty,

@@ -31,6 +31,8 @@ TINY = (
     "filter.safety_head=tiny/safety",
     "filter.watermark_head=tiny/watermark",
     "filter.aesthetic_head=tiny/aesthetic",
+    "filter.drop_illegal=false",
+    "filter.zero_shot=false",
 )
 _OTHERS = (
     "drei kleine rote Kreise",
