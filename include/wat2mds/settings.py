@@ -146,7 +146,14 @@ class FilterSettings(Group):
     languages: tuple[str, ...] | None = Field(
         None, description="ISO 639-1 codes that are kept; empty: all and none", json_schema_extra=_decide
     )
-    min_language_probability: Share = Field(0.5, description="below it the language counts as none", json_schema_extra=_decide)
+    # From the curve of tests/benchmarks/language.py (lingua 2.1.1, 75 languages): with 0.5, 96.2 % of the word pairs that keep a
+    # language (77 %) are right, of sentences 97.2 % (96 %), of single words 93.2 % (62 %); with 0.7, 99.0 % (63 %), 98.6 % (90 %) and
+    # 97.8 % (50 %). 0.5 is the least that leaves one error in twenty-five among captions of a few words.
+    min_language_probability: Share = Field(
+        0.5,
+        description="below it the language counts as none; lingua's word pairs are 96 % right above 0.5",
+        json_schema_extra=_decide,
+    )
     batch_size: int = Field(64, ge=1, le=8192, description="images at a time", json_schema_extra=_how)
     workers: int | None = Field(None, ge=0, description="processes that decode; empty: one a core", json_schema_extra=_how)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the towers run", json_schema_extra=_how)

@@ -13,7 +13,8 @@ from wat2mds.settings import load_settings
 from wat2mds.stages.filter.decisions import decide
 
 GOOD: dict[str, Any] = {
-    "language": "en", "language_probability": 0.9, "similarity": 0.5, "punsafe": 0.1, "pwatermark": 0.1, "aesthetic": 6.0, "nsfw": "UNLIKELY",
+    "language": "en", "language_probability": 0.9, "similarity": 0.5, "punsafe": 0.1, "pwatermark": 0.1, "aesthetic": 6.0,
+    "nsfw": "UNLIKELY",
 }  # fmt: skip
 ALL = ("filter.max_punsafe=0.45", "filter.max_pwatermark=0.8", "filter.min_aesthetic=5", "filter.languages=en,de")
 
