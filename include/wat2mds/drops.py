@@ -71,6 +71,7 @@ class DropReason(StrEnum):
     ASPECT = "aspect", "download", "aspect ratio above download.max_aspect_ratio"
     DECODE = "decode", "download", "the image cannot be decoded"
     # filter: samples
+    BLOCKED = "blocked", "filter", "on one of filter.block_lists; its image was deleted"
     LOW_SIMILARITY = "low_similarity", "filter", "CLIP similarity below the profile's threshold"
     LANGUAGE = "language", "filter", "language not among filter.languages"
     UNDERAGE = "underage", "filter", "tagged UNSURE or NSFW, and image or caption speaks of a child or teenager"

@@ -199,7 +199,7 @@ SCORES = Table(
 )
 DECISIONS = Table(
     "decisions",
-    "filter: one row a sample with an image; what is published as the language is decided here",
+    "filter: one row a score, then one a sample that was blocked unscored; what is published as the language is decided here",
     (_UID, _REASON, _SCORE[0]),
 )
 METADATA = Table(

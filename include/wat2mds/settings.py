@@ -131,6 +131,25 @@ class FilterSettings(Group):
         None, description="ISO 639-1 codes that the detector tells apart; empty: all 75. Fewer load faster and confuse less"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the CLIP towers")
+    block_lists: tuple[Annotated[str, Field(pattern=r"^(md5|sha1|sha256|pdq|url|domain):.+$")], ...] = Field(
+        (),
+        description="lists of what must not be kept, as kind:path or kind:URL; kinds md5, sha1, sha256, pdq, url, domain; an entry a line",
+        json_schema_extra=_decide,
+    )
+    pdq_max_distance: int = Field(
+        31,
+        ge=0,
+        le=128,
+        description="bits by which a PDQ hash may differ from a listed one (ThreatExchange: 31)",
+        json_schema_extra=_decide,
+    )
+    pdq_min_quality: int = Field(
+        50,
+        ge=0,
+        le=100,
+        description="PDQ quality below which hashes are not compared (ThreatExchange: 50)",
+        json_schema_extra=_decide,
+    )
     min_similarity: float = Field(0.28, ge=-1, le=1, description="cosine, captions in English", json_schema_extra=_decide)
     min_similarity_other: float = Field(
         0.26, ge=-1, le=1, description="cosine, captions in another or no language", json_schema_extra=_decide

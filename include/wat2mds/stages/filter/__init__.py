@@ -1,7 +1,8 @@
-"""filter: scores for every sample, then keep or drop with a reason.
+"""filter: block lists, scores for every sample, then keep or drop with a reason.
 
-In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike) and a unit
-of decisions. Guaranteed: a stored score never changes because a threshold did; another threshold makes new decisions from the stored
+In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike) a unit
+that names what is on a block list, and a unit of decisions. Guaranteed: nothing on a block list is scored or kept, and its image is
+deleted; a stored score never changes because a threshold did; another threshold makes new decisions from the stored
 scores; another model makes new scores. What does not belong here: fetching, hashes, near-duplicates.
 """
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from wat2mds.manifest import Manifest, Unit
 from wat2mds.schema import DECISIONS, SCORES, table_of
 from wat2mds.settings import Settings
+from wat2mds.stages.filter.blocked import block, read_report
 from wat2mds.stages.filter.decisions import READS, decide
 from wat2mds.stages.filter.models import models
 from wat2mds.stages.filter.scores import score_samples
@@ -26,13 +28,15 @@ STAGE = "filter"
 
 def run(samples: Manifest, out: str, settings: Settings) -> Manifest:
     """Score, then decide. Raises ConfigError for models or heads that are unknown, damaged or do not fit together."""
+    blocked = block(samples, out, settings)
     scores = _score(samples, out, settings)
-    with Unit(STAGE, out, [samples, scores], settings) as unit:
+    # The scores first: later stages take the first of filter's manifests for them.
+    with Unit(STAGE, out, [samples, scores, blocked.as_input()], settings) as unit:
         if unit.done:
             return unit.manifest
         table = pq.read_table(scores.fetch("scores.parquet", unit.scratch), columns=list(READS))
-        decided = decide(table, settings.filter)
-        columns = {"uid": table["uid"], "drop_reason": decided.reasons, "language": decided.languages}
+        decided = decide(table, settings.filter, sorted(read_report(blocked, unit.scratch)))
+        columns = {"uid": decided.uids, "drop_reason": decided.reasons, "language": decided.languages}
         pq.write_table(table_of(DECISIONS, columns), unit.path("decisions.parquet"), compression="zstd")
         return unit.commit([decided.flow()])
 

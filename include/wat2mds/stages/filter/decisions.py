@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,10 @@ READS = (
 
 
 class Decisions(NamedTuple):
-    """One entry a row of the scores: drop reason (null: kept) and published language, both text."""
+    """One entry a row of the scores, then one for each sample that was blocked before it was scored: drop reason (null: kept) and
+    published language, all text."""
 
+    uids: pa.Array
     reasons: pa.Array
     languages: pa.Array
 
@@ -32,10 +35,10 @@ class Decisions(NamedTuple):
         return Flow("samples", "kept", entered, entered - sum(counted.values()), dict(sorted(counted.items())))
 
 
-def decide(scores: pa.Table, settings: FilterSettings) -> Decisions:
+def decide(scores: pa.Table, settings: FilterSettings, blocked: Collection[str] = ()) -> Decisions:
     """The first criterion that fails names the reason. Thresholds are compared in double precision.
 
-    A score that is null fails a criterion that asks for it: a profile that drops the unsafe keeps nothing it cannot judge.
+    ``blocked`` are uids on block lists; that comes before any score. A score that is null fails a criterion that asks for it: a profile that drops the unsafe keeps nothing it cannot judge.
     """
     reliable = _numbers(scores, "language_probability") >= settings.min_language_probability
     found = scores["language"].combine_chunks()
@@ -63,7 +66,16 @@ def decide(scores: pa.Table, settings: FilterSettings) -> Decisions:
         failed[DropReason.LOW_AESTHETIC] = ~(_numbers(scores, "aesthetic") >= settings.min_aesthetic)
     first = np.select(list(failed.values()), list(range(len(failed))), default=-1)
     names = pa.array([str(reason) for reason in failed], pa.string())
-    return Decisions(names.take(pa.array(first, mask=first < 0)), languages)
+    uids = scores["uid"].combine_chunks()
+    reasons = names.take(pa.array(first, mask=first < 0))
+    if not blocked:
+        return Decisions(uids, reasons, languages)
+    listed = pc.is_in(uids, value_set=pa.array(blocked, pa.string()))
+    reasons = pc.if_else(listed, pa.scalar(str(DropReason.BLOCKED)), reasons)
+    unscored = sorted(set(blocked) - set(uids.to_pylist()))
+    more = [pa.array(unscored, pa.string()), pa.array([str(DropReason.BLOCKED)] * len(unscored), pa.string())]
+    more.append(pa.nulls(len(unscored), pa.string()))
+    return Decisions(*(pa.concat_arrays(pair) for pair in zip((uids, reasons, languages), more, strict=True)))
 
 
 def _numbers(scores: pa.Table, name: str) -> np.ndarray:

@@ -18,9 +18,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wat2mds.errors import DataError
-from wat2mds.lineage import ancestry
+from wat2mds.lineage import ancestry, parent
 from wat2mds.manifest import Input, Manifest, read_manifest
 from wat2mds.settings import FilterSettings, Settings
+from wat2mds.stages.filter.blocked import SETTINGS, find, read_lists, read_report
 from wat2mds.stages.filter.decisions import READS, decide
 from wat2mds.stages.filter.models import HEADS, models
 from wat2mds.store import Store, join
@@ -58,7 +59,8 @@ def preview(works: Sequence[str], settings: Settings) -> Preview:
         scores = _scores(work, settings, needed)
         with tempfile.TemporaryDirectory() as folder:
             path = scores.fetch("scores.parquet", Path(folder))
-            flow = decide(pq.read_table(path, columns=list(READS)), settings.filter).flow()
+            blocked = _blocked(work, scores, settings.filter, Path(folder))
+            flow = decide(pq.read_table(path, columns=list(READS)), settings.filter, blocked).flow()
         before = [manifest for manifest in ancestry(scores) if manifest.stage != "filter"]
         unlike.update(name for manifest in before for name in _unlike(manifest, settings))
         units.append([*before, replace(scores, flows=[flow])])
@@ -79,6 +81,27 @@ def _scores(work: str, settings: Settings, needed: list[Input]) -> Manifest:
             f"--profile {settings.profile}"
         )
     return max(serving, key=lambda m: (-sum(len(_unlike(b, settings)) for b in ancestry(m)), m.made_at, m.url))
+
+
+def _blocked(work: str, scores: Manifest, given: FilterSettings, folder: Path) -> list[str]:
+    """uids on block lists: from a stored report of these lists, else matched anew with the stored hashes."""
+    lists = read_lists(given)
+    samples = parent(scores, "download")
+    sources = [samples.as_input(), Input(samples.base, samples.folder), *(entry.source for entry in lists)]
+    store = Store(join(work, "filter", "blocked"))
+    for stored in (read_manifest(join(store.url, name)) for name in store.names()[0] if name.endswith(".json")):
+        same = all(stored.settings.get(key) == value for key, value in given.model_dump(mode="json", include=SETTINGS).items())
+        if same and stored.inputs == sources:
+            return sorted(read_report(stored, folder))
+    found: set[str] = set()
+    for name in samples.matching(".parquet"):
+        try:
+            found |= find(samples.fetch(name, folder), lists, given).keys()
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{error}: these block lists were not matched yet, and the samples are gone. Run filter first"
+            ) from error
+    return sorted(found)
 
 
 def _needed(given: FilterSettings) -> FilterSettings:

@@ -115,6 +115,6 @@ def _rows(shards: Sequence[Path], size: int) -> Iterator[tuple[list[str], list[s
     for shard in shards:
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(batch_size=size, columns=["uid", "caption", "drop_reason", "jpg"]):
-                kept = batch.filter(pc.is_null(batch.column("drop_reason")))
+                kept = batch.filter(pc.and_(pc.is_null(batch.column("drop_reason")), pc.is_valid(batch.column("jpg"))))
                 if len(kept):
                     yield tuple(kept.column(name).to_pylist() for name in ("uid", "caption", "jpg"))

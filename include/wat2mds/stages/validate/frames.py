@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from wat2mds.drops import DropReason
 from wat2mds.identity import laion_hash, uid
 from wat2mds.manifest import Flow, Manifest
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES
@@ -92,8 +93,12 @@ def read(files: Files, settings: Settings) -> Tables:
         pa.concat_tables(_without_images(path, columns) for path in files.samples) if files.samples else _no_samples(columns)
     )
     samples = _frame(samples_table)
+    decisions = _frame(pq.read_table(files.decisions))
+    # On a block list: fetched well, then its image was deleted.
+    blocked = set(decisions["uid"][decisions["drop_reason"] == str(DropReason.BLOCKED)])
     succeeded = samples["status"] == "success"
-    samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (succeeded == samples["has_image"])
+    with_image = succeeded & ~(samples["uid"].isin(blocked) & ~samples["has_image"])
+    samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (with_image == samples["has_image"])
     # Filtered before it becomes a frame, where a column of integers stays one only without nulls.
     images = _frame(samples_table.filter(samples_table["has_image"]))
 
@@ -102,7 +107,6 @@ def read(files: Files, settings: Settings) -> Tables:
     scores["image_norm"], scores["text_norm"], scores["cosine"] = _geometry(image, text, len(scores))
     scores["similarity_error"] = (scores["similarity"] - scores["cosine"]).abs()
 
-    decisions = _frame(pq.read_table(files.decisions))
     kept = decisions[decisions["drop_reason"].isna()].merge(scores.drop(columns="language"), on="uid", how="left")
     filters = settings.filter
     kept["threshold"] = np.where(kept["language"] == "en", filters.min_similarity, filters.min_similarity_other)
@@ -120,12 +124,17 @@ def read(files: Files, settings: Settings) -> Tables:
 
 
 def counts(tables: Tables, flows: Sequence[Flow], settings: Settings) -> pd.DataFrame:
-    """Numbers that must agree, by name."""
+    """Numbers that must agree, by name. What is on a block list has no image; it has a score only if it was listed afterwards."""
+    reasons = tables.decisions.set_index("uid")["drop_reason"]
+    blocked = set(reasons.index[reasons == str(DropReason.BLOCKED)])
+    scored = tables.scores["uid"][~tables.scores["uid"].isin(blocked)]
+    images = len(tables.images) + len(blocked)
     rows = [
         ("samples: one a pair", len(tables.samples), len(tables.pairs)),
         ("samples: of the pairs' uids", len(set(tables.samples["uid"]) & set(tables.pairs["uid"])), len(tables.pairs)),
-        ("scores: one a sample with an image", len(tables.scores), len(tables.images)),
-        ("scores: of the images' uids", len(set(tables.scores["uid"]) & set(tables.images["uid"])), len(tables.images)),
+        ("scores: one a sample with an image", len(scored), len(tables.images)),
+        ("scores: of the images' uids", len(set(scored) & set(tables.images["uid"])), len(tables.images)),
+        ("blocked: no image is left", len(blocked & set(tables.images["uid"])), 0),
         ("decisions: one a score, in the same order", int(_in_order(tables.decisions, tables.scores)), len(tables.scores)),
         ("embeddings: image rows", tables.embedding_rows[0], len(tables.scores)),
         ("embeddings: text rows", tables.embedding_rows[1], len(tables.scores)),
@@ -134,10 +143,10 @@ def counts(tables: Tables, flows: Sequence[Flow], settings: Settings) -> pd.Data
         label = f"flow {flow.source} to {flow.target}"
         rows.append((f"{label}: reconciles", flow.left + sum(flow.drops.values()), flow.entered))
         if flow.target == "samples":
-            rows += [(f"{label}: images", flow.left, len(tables.images)), (f"{label}: pairs", flow.entered, len(tables.pairs))]
+            rows += [(f"{label}: images", flow.left, images), (f"{label}: pairs", flow.entered, len(tables.pairs))]
             rows += _reasons(label, flow, tables.samples)
         if flow.target == "kept":
-            rows += [(f"{label}: kept", flow.left, len(tables.kept)), (f"{label}: samples", flow.entered, len(tables.images))]
+            rows += [(f"{label}: kept", flow.left, len(tables.kept)), (f"{label}: samples", flow.entered, images)]
             rows += _reasons(label, flow, tables.decisions)
     return pd.DataFrame(rows, columns=["what", "found", "expected"])
 
@@ -185,7 +194,8 @@ def _geometry(image: np.ndarray, text: np.ndarray, rows: int) -> tuple[np.ndarra
 def _in_order(decisions: pd.DataFrame, scores: pd.DataFrame) -> int:
     size = min(len(decisions), len(scores))
     same = decisions["uid"].to_numpy()[:size] == scores["uid"].to_numpy()[:size]
-    return int(np.sum(same)) if len(decisions) == len(scores) else -1
+    unscored = decisions["drop_reason"][len(scores) :] == str(DropReason.BLOCKED)
+    return int(np.sum(same)) if len(decisions) >= len(scores) and unscored.all() else -1
 
 
 def _look_at(files: Files, images: pd.DataFrame, size: int) -> pd.DataFrame:
