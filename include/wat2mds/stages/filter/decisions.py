@@ -38,7 +38,8 @@ class Decisions(NamedTuple):
 def decide(scores: pa.Table, settings: FilterSettings, blocked: Collection[str] = ()) -> Decisions:
     """The first criterion that fails names the reason. Thresholds are compared in double precision.
 
-    ``blocked`` are uids on block lists; that comes before any score. A score that is null fails a criterion that asks for it: a profile that drops the unsafe keeps nothing it cannot judge.
+    ``blocked`` are uids on block lists; that comes before any score. A score that is null fails a criterion that asks for it: a profile
+    that drops the unsafe keeps nothing it cannot judge.
     """
     reliable = _numbers(scores, "language_probability") >= settings.min_language_probability
     found = scores["language"].combine_chunks()
