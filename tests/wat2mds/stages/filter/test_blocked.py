@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.wat2mds.stages.filter.drawings import Drawn, download_unit, under
+from tests.wat2mds.stages.filter.drawings import Drawn, download_unit, drawings, under
 from tests.wat2mds.stages.filter.test_profiles import out_of
 from wat2mds.errors import ConfigError
 from wat2mds.identity import uid
@@ -24,6 +24,7 @@ from wat2mds.stages import convert, validate
 from wat2mds.stages import filter as stage
 from wat2mds.stages.download.images import pdq
 from wat2mds.stages.filter.blocked import find, read_lists
+from wat2mds.stages.filter.preview import preview
 from wat2mds.store import Layout, split
 
 ALL = ("filter.min_similarity=-1", "filter.min_similarity_other=-1", "filter.max_punsafe=", "filter.max_pwatermark=")
@@ -118,7 +119,12 @@ def test_a_list_that_comes_later_takes_what_was_scored(scored_copy: Manifest, tm
     rows = pq.read_table(scored_copy.fetch("00000.parquet", tmp_path)).to_pylist()
     gone = next(row for row in rows if row["uid"] in kept)
     settings = under("demo", f"filter.block_lists={written(tmp_path, 'sha256', gone['sha256'])}")
+    work = split(out_of(scored_copy))[0]
+    seen = preview([work], settings).units[0][-1].flows
+    assert pq.read_table(scored_copy.fetch("00000.parquet", tmp_path)).to_pylist() == rows, "looking deletes nothing"
     after, _, report = run(scored_copy, settings)
+    assert seen == after.flows == preview([work], settings).units[0][-1].flows
+    assert after.flows[0].drops["blocked"] == 1
     assert report == {gone["uid"]: ["sha256:sha256.txt"]}
     assert after.inputs[1] == before.inputs[1], "no sample is scored again"
     assert reasons(after) == reasons(before) | {gone["uid"]: "blocked"}
@@ -131,8 +137,6 @@ def test_a_list_that_comes_later_takes_what_was_scored(scored_copy: Manifest, tm
 
 @pytest.fixture
 def scored_copy(tmp_path: Path) -> Manifest:
-    from tests.wat2mds.stages.filter.drawings import drawings
-
     return download_unit(Layout((tmp_path / "root").as_uri(), "d").dataset, drawings(12), under("demo"))
 
 
