@@ -23,9 +23,9 @@ from wat2mds.settings import Settings, load_settings
 from wat2mds.stages import convert, validate
 from wat2mds.stages import filter as stage
 from wat2mds.stages.download.images import pdq
-from wat2mds.stages.filter.blocked import find, read_lists
+from wat2mds.stages.filter.blocked import block, find, read_lists, read_report
 from wat2mds.stages.filter.preview import preview
-from wat2mds.store import Layout, split
+from wat2mds.store import Layout, Store, split
 
 ALL = ("filter.min_similarity=-1", "filter.min_similarity_other=-1", "filter.max_punsafe=", "filter.max_pwatermark=")
 DIGESTS = {"md5": hashlib.md5, "sha1": hashlib.sha1, "sha256": hashlib.sha256}
@@ -183,3 +183,19 @@ def test_lists_that_are_not_there(tmp_path: Path) -> None:
         read_lists(load_settings("demo", [f"filter.block_lists=md5:{tmp_path}/none"], environment={}).filter)
     with pytest.raises(ConfigError, match=r"filter\.block_lists"):
         load_settings("demo", ["filter.block_lists=md4:x"], environment={})
+
+
+def test_pixels_are_deleted_on_s3_too(s3_root: str, tmp_path: Path) -> None:
+    """Tables and the list lie in the store; nothing but the report and the image changes."""
+    drawn = drawings(3)
+    Store(s3_root).write("lists/md5.txt", hashlib.md5(drawn[1].jpg).hexdigest().encode())
+    settings = under("demo", f"filter.block_lists=md5:{s3_root}/lists/md5.txt")
+    samples = download_unit(Layout(s3_root, "d").dataset, drawn, settings)
+    before = pq.read_table(samples.fetch("00000.parquet", tmp_path)).to_pylist()
+    blocked = block(samples, out_of(samples), settings)
+    (tmp_path / "again").mkdir()
+    after = pq.read_table(samples.fetch("00000.parquet", tmp_path / "again")).to_pylist()
+    assert read_report(blocked, tmp_path) == {uid(drawn[1].url, drawn[1].caption): ["md5:md5.txt"]}
+    changed = {"jpg": None, "exif": None, "error_message": "blocked: the image was deleted"}
+    assert after == [before[0], before[1] | changed, before[2]]
+    assert block(samples, out_of(samples), settings).done_before
