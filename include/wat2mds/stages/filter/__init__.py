@@ -58,5 +58,6 @@ def _score(samples: Manifest, needed: list[Input], out: str, settings: Settings)
         np.save(unit.path("img_emb.npy"), result.image_embeddings)
         np.save(unit.path("text_emb.npy"), result.text_embeddings)
         done = unit.commit([], {"clip_model": scorer.clip.identity, "samples": result.table.num_rows})
-        unit.store.delete_tree(chunks)
+        # Those of other settings too: what they lose can be scored again.
+        unit.store.delete_tree("partial")
         return done
