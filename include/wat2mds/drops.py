@@ -71,11 +71,14 @@ class DropReason(StrEnum):
     ASPECT = "aspect", "download", "aspect ratio above download.max_aspect_ratio"
     DECODE = "decode", "download", "the image cannot be decoded"
     # filter: samples
+    BLOCKED = "blocked", "filter", "on one of filter.block_lists; its image was deleted"
     LOW_SIMILARITY = "low_similarity", "filter", "CLIP similarity below the profile's threshold"
+    LANGUAGE = "language", "filter", "language not among filter.languages"
+    UNDERAGE = "underage", "filter", "tagged UNSURE or NSFW, and image or caption speaks of a child or teenager"
+    ANIMAL = "animal", "filter", "tagged UNSURE or NSFW, and the image shows an animal"
     UNSAFE = "unsafe", "filter", "punsafe above the profile's threshold"
     WATERMARKED = "watermarked", "filter", "pwatermark above the profile's threshold"
     LOW_AESTHETIC = "low_aesthetic", "filter", "aesthetic score below the profile's threshold"
-    LANGUAGE = "language", "filter", "language not among filter.languages"
 
     @classmethod
     def of_stage(cls, stage: str) -> list[DropReason]:

@@ -186,10 +186,20 @@ SAMPLES = Table(
         _c("jpg", pa.binary(), "download", "bytes", "the stored image"),
     ),
 )
-SCORES = Table("scores", "filter: one row a sample with an image, in the order of the embeddings", (_UID, *_SCORE))
+SCORES = Table(
+    "scores",
+    "filter: one row a sample with an image, in the order of the embeddings",
+    (
+        _UID,
+        *_SCORE,
+        _c("underage", pa.bool_(), "filter", None, "nearest or second nearest category of age is under age; null without tags"),
+        _c("animal", pa.bool_(), "filter", None, "nearest category of things is an animal; null without tags"),
+        _c("child_word", pa.bool_(), "filter", None, "the caption holds a word for a child or teenager; null without tags"),
+    ),
+)
 DECISIONS = Table(
     "decisions",
-    "filter: one row a sample with an image; what is published as the language is decided here",
+    "filter: one row a score, then one a sample that was blocked unscored; what is published as the language is decided here",
     (_UID, _REASON, _SCORE[0]),
 )
 METADATA = Table(

@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from wat2mds.cli.options import Dataset, Root, emit, store_root
+from wat2mds.cli.options import (
+    Dataset,
+    Overrides,
+    Profile,
+    Root,
+    SettingsFile,
+    emit,
+    resolve_settings,
+    store_root,
+)
 from wat2mds.errors import DataError
-from wat2mds.settings import deployment
+from wat2mds.settings import Settings, deployment
 from wat2mds.snapshots import BATCH_SIZE, Registry
 from wat2mds.store import Layout, Store
 
@@ -25,8 +34,24 @@ def _layout(root: str | None, dataset: str | None) -> Layout:
     return Layout(store_root(root), dataset or deployment().dataset)
 
 
-def funnel(root: Root = None, dataset: Dataset = None) -> None:
-    """Print the funnels of a dataset's batches, as their reports stored them."""
+def funnel(
+    works: Annotated[
+        list[str] | None,
+        typer.Argument(help="With --profile or --set: work folders of WAT files. Default: all of the dataset.", metavar="WORK"),
+    ] = None,
+    root: Root = None,
+    dataset: Dataset = None,
+    settings: SettingsFile = None,
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the funnels of a dataset's batches as stored or, with --profile or --set, as another profile would have them.
+
+    With --profile, --set or --settings the decisions of filter are made anew from the stored scores; nothing is written.
+    """
+    if works or profile or overrides or settings:
+        _funnel_under(works or [], root, dataset, resolve_settings(settings, profile, overrides))
+        return
     layout = _layout(root, dataset)
     store = Store(layout.reports)
     names = [name for name in store.names()[0] if name.endswith(".json")]
@@ -40,6 +65,23 @@ def funnel(root: Root = None, dataset: Dataset = None) -> None:
             count = f"{line['entered']:>9,} {line['source']:<9} -> {line['left']:>9,} {line['target']:<9}"
             typer.echo(f"  {line['stage']:<9} {count} {drops}".rstrip(), err=True)
     emit({"reports": {report["batch"]: report["funnel"] for report in reports}})
+
+
+def _funnel_under(works: list[str], root: str | None, dataset: str | None, given: Settings) -> None:
+    from wat2mds.funnel import build_funnel
+    from wat2mds.stages.filter.preview import preview, work_folders
+
+    place = "" if works else _layout(root, dataset).dataset
+    folders = works or work_folders(place)
+    if not folders:
+        raise DataError(f"{place} holds no WAT file that filter has scored: run filter first")
+    found = preview(folders, given)
+    funnel = build_funnel(found.units)
+    typer.echo(f"{len(folders)} WAT files under profile {given.profile}, from stored scores", err=True)
+    typer.echo(funnel.table(), err=True)
+    if found.unlike:
+        typer.echo(f"earlier stages as stored: a full run would make them anew, with another {', '.join(found.unlike)}", err=True)
+    emit({"profile": given.profile, "wat_files": len(folders), "funnel": funnel.to_json(), "unlike": found.unlike})
 
 
 @snapshots.command("register")

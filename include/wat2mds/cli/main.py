@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from wat2mds.cli import datasets, derived, ledger, runs, stages, versions, worlds
+from wat2mds.cli import datasets, derived, heads, ledger, runs, stages, versions, worlds
 from wat2mds.errors import ConfigError, Wat2MdsError, nearest
 
 log = logging.getLogger("wat2mds")
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (stages, runs, datasets, derived, versions, ledger, worlds):
+for module in (stages, runs, datasets, derived, heads, versions, ledger, worlds):
     module.register(app)
 
 

@@ -1,8 +1,10 @@
-"""filter: scores for every sample, then keep or drop with a reason.
+"""filter: block lists, scores for every sample, then keep or drop with a reason.
 
-In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike) and a unit
-of decisions. Guaranteed: a stored score never changes because a threshold did; another threshold makes new decisions from the stored
-scores; another model makes new scores. What does not belong here: fetching, hashes, near-duplicates.
+In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike), a unit
+that names what is on a block list, and a unit of decisions. Guaranteed: nothing on a block list is scored or kept, and its image is
+deleted; a stored score never changes because a threshold did; another threshold makes new decisions from the stored scores; another
+model makes new scores; a killed attempt is continued at the table of samples that it was at. What
+does not belong here: fetching, hashes, near-duplicates.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import logging
 import numpy as np
 import pyarrow.parquet as pq
 
-from wat2mds.manifest import Flow, Input, Manifest, Unit
-from wat2mds.models.clip import model_identity
-from wat2mds.models.heads import head_identity
-from wat2mds.schema import DECISIONS, SCORES, table_of
-from wat2mds.settings import FilterSettings, Settings
-from wat2mds.stages.filter.decisions import decide
-from wat2mds.stages.filter.scores import score_samples
+from wat2mds.manifest import Input, Manifest, Unit
+from wat2mds.schema import DECISIONS, table_of
+from wat2mds.settings import Settings, digest
+from wat2mds.stages.filter.blocked import block, read_report
+from wat2mds.stages.filter.chunks import score_in_chunks
+from wat2mds.stages.filter.decisions import READS, decide
+from wat2mds.stages.filter.models import models
+from wat2mds.stages.filter.scores import Scorer
 from wat2mds.store import join
 
 log = logging.getLogger(__name__)
@@ -27,38 +30,34 @@ STAGE = "filter"
 
 def run(samples: Manifest, out: str, settings: Settings) -> Manifest:
     """Score, then decide. Raises ConfigError for models or heads that are unknown, damaged or do not fit together."""
-    scores = _score(samples, out, settings)
-    with Unit(STAGE, out, [samples, scores], settings) as unit:
+    # Before anything is touched: what names no model is an error.
+    needed = models(settings.filter)
+    blocked = block(samples, out, settings)
+    scores = _score(samples, needed, out, settings)
+    # The scores first: later stages take the first of filter's manifests for them.
+    with Unit(STAGE, out, [samples, scores, blocked.as_input()], settings) as unit:
         if unit.done:
             return unit.manifest
-        table = pq.read_table(scores.fetch("scores.parquet", unit.scratch))
-        reasons, languages = decide(table, settings.filter)
-        decisions = table_of(DECISIONS, {"uid": table.column("uid"), "drop_reason": reasons, "language": languages})
-        pq.write_table(decisions, unit.path("decisions.parquet"), compression="zstd")
-        drops: dict[str, int] = {}
-        for reason in reasons:
-            if reason is not None:
-                drops[reason] = drops.get(reason, 0) + 1
-        kept = len(reasons) - sum(drops.values())
-        return unit.commit([Flow("samples", "kept", len(reasons), kept, dict(sorted(drops.items())))])
+        table = pq.read_table(scores.fetch("scores.parquet", unit.scratch), columns=list(READS))
+        decided = decide(table, settings.filter, sorted(read_report(blocked, unit.scratch)))
+        columns = {"uid": decided.uids, "drop_reason": decided.reasons, "language": decided.languages}
+        pq.write_table(table_of(DECISIONS, columns), unit.path("decisions.parquet"), compression="zstd")
+        return unit.commit([decided.flow()])
 
 
-def _score(samples: Manifest, out: str, settings: Settings) -> Manifest:
+def _score(samples: Manifest, needed: list[Input], out: str, settings: Settings) -> Manifest:
     given = settings.filter
     fingerprint = given.fingerprint(decisions=False)
-    with Unit(STAGE, join(out, "scores"), [samples, *_models(given)], settings, fingerprint=fingerprint) as unit:
+    with Unit(STAGE, join(out, "scores"), [samples, *needed], settings, fingerprint=fingerprint) as unit:
         if unit.done:
             return unit.manifest
-        shards = [samples.fetch(name, unit.scratch) for name in samples.matching(".parquet")]
-        result = score_samples(shards, given)
-        pq.write_table(table_of(SCORES, result.columns), unit.path("scores.parquet"), compression="zstd")
+        chunks = f"partial/{digest(unit.digest, [i.identity for i in unit.inputs])}"
+        with Scorer(given) as scorer:
+            result = score_in_chunks(samples, unit.scratch, unit.store, chunks, scorer.score)
+        pq.write_table(result.table, unit.path("scores.parquet"), compression="zstd")
         np.save(unit.path("img_emb.npy"), result.image_embeddings)
         np.save(unit.path("text_emb.npy"), result.text_embeddings)
-        return unit.commit([], {"clip_model": result.clip_model, "samples": len(result.image_embeddings)})
-
-
-def _models(given: FilterSettings) -> list[Input]:
-    """The models by content: other weights under the same name make other scores."""
-    found = [Input(f"clip:{given.clip_model}/{given.clip_pretrained}", model_identity(given.clip_model, given.clip_pretrained))]
-    heads = (given.safety_head, given.watermark_head, given.aesthetic_head)
-    return found + [Input(f"head:{head}", head_identity(head)) for head in heads if head]
+        done = unit.commit([], {"clip_model": scorer.clip.identity, "samples": result.table.num_rows})
+        # Those of other settings too: what they lose can be scored again.
+        unit.store.delete_tree("partial")
+        return done

@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wat2mds.drops import DropReason
+from wat2mds.manifest import Flow
 from wat2mds.settings import FilterSettings
 
+# The columns of scores that decisions are made from.
+READS = (
+    *("uid", "language", "language_probability", "similarity", "punsafe", "pwatermark", "aesthetic"),
+    *("nsfw", "underage", "animal", "child_word"),
+)
 
-def decide(scores: pa.Table, settings: FilterSettings) -> tuple[list[str | None], list[str | None]]:
-    """Drop reason (None: kept) and published language of each sample. The first criterion that fails names the reason.
 
-    A score that is null fails a criterion that asks for it: a profile that drops the unsafe keeps nothing it cannot judge.
+class Decisions(NamedTuple):
+    """One entry a row of the scores, then one for each sample that was blocked before it was scored: drop reason (null: kept) and
+    published language, all text."""
+
+    uids: pa.Array
+    reasons: pa.Array
+    languages: pa.Array
+
+    def flow(self) -> Flow:
+        """The funnel's line."""
+        counted = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.reasons.drop_null()).to_pylist()}
+        entered = len(self.reasons)
+        return Flow("samples", "kept", entered, entered - sum(counted.values()), dict(sorted(counted.items())))
+
+
+def decide(scores: pa.Table, settings: FilterSettings, blocked: Collection[str] = ()) -> Decisions:
+    """The first criterion that fails names the reason. Thresholds are compared in double precision.
+
+    ``blocked`` are uids on block lists; that comes before any score. A score that is null fails a criterion that asks for it: a profile
+    that drops the unsafe keeps nothing it cannot judge.
     """
-    reasons: list[str | None] = []
-    languages: list[str | None] = []
-    names = ("language", "language_probability", "similarity", "punsafe", "pwatermark", "aesthetic")
-    for language, probability, similarity, punsafe, pwatermark, aesthetic in zip(
-        *(scores.column(name).to_pylist() for name in names), strict=True
-    ):
-        found = language if language and (probability or 0.0) >= settings.min_language_probability else None
-        languages.append(found)
-        threshold = settings.min_similarity if found == "en" else settings.min_similarity_other
-        reason: DropReason | None = None
-        if similarity is None or similarity < threshold:
-            reason = DropReason.LOW_SIMILARITY
-        elif settings.languages is not None and found not in settings.languages:
-            reason = DropReason.LANGUAGE
-        elif settings.max_punsafe is not None and (punsafe is None or punsafe > settings.max_punsafe):
-            reason = DropReason.UNSAFE
-        elif settings.max_pwatermark is not None and (pwatermark is None or pwatermark > settings.max_pwatermark):
-            reason = DropReason.WATERMARKED
-        elif settings.min_aesthetic is not None and (aesthetic is None or aesthetic < settings.min_aesthetic):
-            reason = DropReason.LOW_AESTHETIC
-        reasons.append(str(reason) if reason else None)
-    return reasons, languages
+    reliable = _numbers(scores, "language_probability") >= settings.min_language_probability
+    found = scores["language"].combine_chunks()
+    languages = pc.if_else(pa.array(reliable), found, pa.scalar(None, pa.string()))
+    english = _true(pc.equal(languages, "en"))
+    similarity = _numbers(scores, "similarity")
+    # Written as "not passed", because a comparison with an absent score is false.
+    failed = {
+        DropReason.LOW_SIMILARITY: ~(similarity >= np.where(english, settings.min_similarity, settings.min_similarity_other))
+    }
+    if settings.languages is not None:
+        wanted = pc.is_in(languages, value_set=pa.array(settings.languages, pa.string()), skip_nulls=True)
+        failed[DropReason.LANGUAGE] = ~_true(wanted)
+    if settings.drop_illegal:
+        # Of a sample without tags the worst is assumed.
+        suspected = ~_true(pc.equal(scores["nsfw"], "UNLIKELY"))
+        adult = _true(pc.invert(pc.or_(scores["underage"], scores["child_word"])))
+        failed[DropReason.UNDERAGE] = suspected & ~adult
+        failed[DropReason.ANIMAL] = suspected & ~_true(pc.invert(scores["animal"]))
+    if settings.max_punsafe is not None:
+        failed[DropReason.UNSAFE] = ~(_numbers(scores, "punsafe") <= settings.max_punsafe)
+    if settings.max_pwatermark is not None:
+        failed[DropReason.WATERMARKED] = ~(_numbers(scores, "pwatermark") <= settings.max_pwatermark)
+    if settings.min_aesthetic is not None:
+        failed[DropReason.LOW_AESTHETIC] = ~(_numbers(scores, "aesthetic") >= settings.min_aesthetic)
+    first = np.select(list(failed.values()), list(range(len(failed))), default=-1)
+    names = pa.array([str(reason) for reason in failed], pa.string())
+    uids = scores["uid"].combine_chunks()
+    reasons = names.take(pa.array(first, mask=first < 0))
+    if not blocked:
+        return Decisions(uids, reasons, languages)
+    listed = pc.is_in(uids, value_set=pa.array(blocked, pa.string()))
+    reasons = pc.if_else(listed, pa.scalar(str(DropReason.BLOCKED)), reasons)
+    unscored = sorted(set(blocked) - set(uids.to_pylist()))
+    more = [pa.array(unscored, pa.string()), pa.array([str(DropReason.BLOCKED)] * len(unscored), pa.string())]
+    more.append(pa.nulls(len(unscored), pa.string()))
+    return Decisions(*(pa.concat_arrays(pair) for pair in zip((uids, reasons, languages), more, strict=True)))
+
+
+def _numbers(scores: pa.Table, name: str) -> np.ndarray:
+    """A column in double precision, NaN for null."""
+    values = pc.fill_null(scores[name].cast(pa.float64()), float("nan"))
+    return np.asarray(values.to_numpy())
+
+
+def _true(mask: pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))

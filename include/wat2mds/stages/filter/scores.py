@@ -1,7 +1,9 @@
-"""Scores of samples: CLIP embeddings and similarity, heads on the embeddings, language of the caption.
+"""Scores of samples: CLIP embeddings and similarity, heads and tags on the embeddings, language of the caption.
 
-Images are decoded by threads ahead of the model (Pillow releases the interpreter while it decodes), in fixed order. Embeddings are
-normalised and the similarity is their dot product in float32, before they are stored as float16.
+In: one of download's tables at a time. Out: its scores and embeddings. Guaranteed: the rows of a table depend on that table alone; images
+are decoded by threads ahead of the model (Pillow releases the interpreter while it decodes), in fixed order; embeddings are normalised
+and the similarity is their dot product in float32, before they are stored as float16; a batch that does not fit in memory is halved,
+and so are those after it. What does not belong here: where chunks are kept (``chunks``), what is kept or dropped (``decisions``).
 """
 
 from __future__ import annotations
@@ -9,93 +11,115 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from wat2mds.errors import ConfigError, nearest
+from wat2mds.errors import ConfigError
 from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
-from wat2mds.progress import Progress
+from wat2mds.models.zero_shot import load_zero_shot
+from wat2mds.schema import SCORES, table_of
 from wat2mds.settings import FilterSettings
+from wat2mds.stages.filter.languages import detect_languages
+from wat2mds.stages.filter.models import COLUMNS
 
 log = logging.getLogger(__name__)
-_HEADS = {"punsafe": "safety_head", "pwatermark": "watermark_head", "aesthetic": "aesthetic_head"}
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Columns of schema.SCORES; float16 embeddings [n, dim] in the same order."""
+class Scores(NamedTuple):
+    """Rows in the schema SCORES; float16 embeddings [n, dim] in the same order."""
 
-    columns: dict[str, Any]
+    table: pa.Table
     image_embeddings: np.ndarray
     text_embeddings: np.ndarray
-    clip_model: str
 
 
-def score_samples(shards: Sequence[Path], settings: FilterSettings) -> Scores:
-    """Score every sample that has an image, in the order of the shards."""
-    identity = model_identity(settings.clip_model, settings.clip_pretrained)
-    heads = {column: load_head(name, identity) for column, key in _HEADS.items() if (name := getattr(settings, key))}
-    clip = load_clip(settings.clip_model, settings.clip_pretrained, settings.device, settings.precision)
-    uids: list[str] = []
-    captions: list[str] = []
-    similarity: list[np.ndarray] = []
-    image_parts: list[np.ndarray] = []
-    text_parts: list[np.ndarray] = []
-    scored: dict[str, list[np.ndarray]] = {column: [] for column in heads}
-    total = sum(pq.read_table(shard, columns=["drop_reason"]).column(0).null_count for shard in shards)
-    with Progress("filter", total, "samples") as progress:
-        for batch_uids, batch_captions, pixels in _batches(shards, clip, settings):
-            images = clip.encode_image(pixels)
-            texts = clip.encode_text(batch_captions)
-            uids += batch_uids
+class Scorer:
+    """The models, loaded once. A context manager; raises ConfigError for models or heads that do not fit together."""
+
+    def __init__(self, settings: FilterSettings) -> None:
+        self._settings = settings
+        identity = model_identity(settings.clip_model, settings.clip_pretrained)
+        self._heads = {column: load_head(name, identity) for key, column in COLUMNS.items() if (name := getattr(settings, key))}
+        self.clip = load_clip(settings.clip_model, settings.clip_pretrained, settings.device, settings.precision)
+        self._tagger = load_zero_shot(self.clip) if settings.zero_shot else None
+        self.batch_size = settings.batch_size
+        workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(max(1, workers))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def score(self, shard: Path) -> Scores:
+        """Score every sample of one of download's tables that has an image, in its order."""
+        columns: dict[str, list[Any]] = {"uid": [], "similarity": []}
+        captions: list[str] = []
+        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for batch_uids, batch_captions, pixels in self._batches(shard):
+            images = self._in_pieces(self.clip.encode_image, pixels)
+            texts = self._in_pieces(self.clip.encode_text, self.clip.tokenize(batch_captions))
             captions += batch_captions
-            similarity.append(np.einsum("nd,nd->n", images, texts, dtype=np.float32))
-            for column, head in heads.items():
-                scored[column].append(head.score(images))
-            image_parts.append(images.astype(np.float16))
-            text_parts.append(texts.astype(np.float16))
-            progress.update(len(uids))
-    empty = np.zeros((0, clip.dim), np.float16)
-    languages = detect_languages(captions, settings.language_candidates)
-    columns: dict[str, Any] = {
-        "uid": uids,
-        "language": [code for code, _ in languages],
-        "language_probability": [probability for _, probability in languages],
-        "similarity": np.concatenate(similarity) if similarity else [],
-        "clip_model": [clip.identity] * len(uids),
-    }
-    columns |= {column: np.concatenate(parts) if parts else [] for column, parts in scored.items()}
-    return Scores(
-        columns,
-        np.concatenate(image_parts) if image_parts else empty,
-        np.concatenate(text_parts) if text_parts else empty,
-        clip.identity,
-    )
+            columns["uid"] += batch_uids
+            columns["similarity"].extend(np.einsum("nd,nd->n", images, texts, dtype=np.float32))
+            for column, head in self._heads.items():
+                columns.setdefault(column, []).extend(head.score(images))
+            if self._tagger is not None:
+                for column, values in self._tagger.score(images, batch_captions).items():
+                    columns.setdefault(column, []).extend(values)
+            for part, rows in zip(parts, (images, texts), strict=True):
+                part.append(rows.astype(np.float16))
+        languages = detect_languages(captions, self._settings.language_candidates)
+        columns["language"] = [code for code, _ in languages]
+        columns["language_probability"] = [probability for _, probability in languages]
+        columns["clip_model"] = [self.clip.identity] * len(captions)
+        empty = np.zeros((0, self.clip.dim), np.float16)
+        return Scores(table_of(SCORES, columns), *(np.concatenate([empty, *part]) for part in parts))
 
+    def _in_pieces(self, encode: Callable[[Any], np.ndarray], batch: Any) -> np.ndarray:
+        """A batch's embeddings, in pieces of ``batch_size``; of one that does not fit in memory, half at a time from then on.
 
-def _batches(shards: Sequence[Path], clip: Clip, settings: FilterSettings) -> Iterator[tuple[list[str], list[str], Any]]:
-    """(uids, captions, pixels) of up to ``batch_size`` samples; the next batch is decoded while this one is scored."""
-    import torch
+        Raises ConfigError where not even one fits.
+        """
+        import torch
 
-    workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
+        done: list[np.ndarray] = []
+        start = 0
+        while start < len(batch):
+            piece = batch[start : start + self.batch_size]
+            try:
+                done.append(encode(piece))
+                start += len(piece)
+            except torch.OutOfMemoryError as error:
+                if len(piece) == 1:
+                    raise ConfigError(
+                        f"{self.clip.name} does not fit in the memory of {self.clip.device} even for one image: choose a smaller "
+                        f"model, filter.precision=bf16 or filter.device=cpu ({error})"
+                    ) from error
+                self.batch_size = len(piece) // 2
+                log.warning("filter: %d at a time do not fit in memory; from here on %d", len(piece), self.batch_size)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+        return np.concatenate(done)
 
-    def decode(data: bytes) -> Any:
-        with Image.open(io.BytesIO(data)) as image:
-            return clip.preprocess(image.convert("RGB"))
+    def _batches(self, shard: Path) -> Iterator[tuple[list[str], list[str], Any]]:
+        """(uids, captions, pixels) of up to ``filter.batch_size`` samples; the next batch is decoded while this one is scored."""
+        import torch
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
         waiting: tuple[list[str], list[str], Any] | None = None
-        for uids, captions, images in _rows(shards, settings.batch_size):
-            following = (uids, captions, [pool.submit(decode, data) for data in images])
+        for uids, captions, images in _rows(shard, self._settings.batch_size):
+            following = (uids, captions, [self._pool.submit(_decode, self.clip, data) for data in images])
             if waiting is not None:
                 yield waiting[0], waiting[1], torch.stack([future.result() for future in waiting[2]])
             waiting = following
@@ -103,37 +127,15 @@ def _batches(shards: Sequence[Path], clip: Clip, settings: FilterSettings) -> It
             yield waiting[0], waiting[1], torch.stack([future.result() for future in waiting[2]])
 
 
-def _rows(shards: Sequence[Path], size: int) -> Iterator[tuple[list[str], list[str], list[bytes]]]:
-    """Samples with an image, ``size`` at a time; batches do not cross shards."""
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(batch_size=size, columns=["uid", "caption", "drop_reason", "jpg"]):
-                kept = batch.filter(pc.is_null(batch.column("drop_reason")))
-                if len(kept):
-                    yield tuple(kept.column(name).to_pylist() for name in ("uid", "caption", "jpg"))
+def _decode(clip: Clip, data: bytes) -> Any:
+    with Image.open(io.BytesIO(data)) as image:
+        return clip.preprocess(image.convert("RGB"))
 
 
-def detect_languages(captions: Sequence[str], candidates: Sequence[str] | None) -> list[tuple[str | None, float | None]]:
-    """ISO 639-1 code and probability of each caption by lingua in high-accuracy mode; (None, None) where it finds none.
-
-    Raises ConfigError for a candidate that lingua does not know.
-    """
-    from lingua import IsoCode639_1, Language, LanguageDetectorBuilder
-
-    if not captions:
-        return []
-    if candidates is None:
-        builder = LanguageDetectorBuilder.from_all_languages()
-    else:
-        known = {language.iso_code_639_1.name.lower(): language.iso_code_639_1 for language in Language.all()}
-        for code in candidates:
-            if code not in known:
-                raise ConfigError(f"filter.language_candidates: lingua knows no language {code!r}.{nearest(code, known)}")
-        codes: list[IsoCode639_1] = [known[code] for code in candidates]
-        builder = LanguageDetectorBuilder.from_iso_codes_639_1(*codes)
-    found = builder.build().compute_language_confidence_values_in_parallel(list(captions))
-    result: list[tuple[str | None, float | None]] = []
-    for values in found:
-        best = values[0] if values and values[0].value > 0 else None
-        result.append((best.language.iso_code_639_1.name.lower(), float(best.value)) if best else (None, None))
-    return result
+def _rows(shard: Path, size: int) -> Iterator[tuple[list[str], list[str], list[bytes]]]:
+    """Samples with an image, ``size`` at a time."""
+    with pq.ParquetFile(shard) as file:
+        for batch in file.iter_batches(batch_size=size, columns=["uid", "caption", "drop_reason", "jpg"]):
+            kept = batch.filter(pc.and_(pc.is_null(batch.column("drop_reason")), pc.is_valid(batch.column("jpg"))))
+            if len(kept):
+                yield tuple(kept.column(name).to_pylist() for name in ("uid", "caption", "jpg"))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wat2mds.drops import DropReason
 from wat2mds.identity import laion_hash, uid
 from wat2mds.manifest import Flow, Manifest
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES
@@ -99,7 +100,10 @@ class Tables:
         self.embedding_rows = (len(image), len(text))
         self.pair_uids: pa.Array = _column(files.pairs, "uid")
         self.score_uids: pa.Array = _column(files.scores, "uid")
-        self.kept_count = _column(files.decisions, "drop_reason").null_count
+        self.decided: pa.Table = pq.read_table(files.decisions, columns=["uid", "drop_reason"])
+        self.kept_count = self.decided["drop_reason"].null_count
+        # On a block list: fetched well, then the image was deleted.
+        self.blocked: pa.ChunkedArray = self.decided.filter(_is_blocked(self.decided))["uid"]
 
     @cached_property
     def all_samples(self) -> pa.Table:
@@ -121,7 +125,8 @@ class Tables:
     def samples(self) -> pd.DataFrame:
         samples = _frame(self.all_samples.select(["uid", "key", "status", "drop_reason", "has_image"]))
         succeeded = samples["status"] == "success"
-        samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (succeeded == samples["has_image"])
+        with_image = succeeded & ~(samples["uid"].isin(self.blocked.to_pylist()) & ~samples["has_image"])
+        samples["consistent"] = (succeeded == samples["drop_reason"].isna()) & (with_image == samples["has_image"])
         return samples
 
     def images(self) -> pd.DataFrame:
@@ -163,19 +168,18 @@ class Tables:
 
 
 def counts(tables: Tables, flows: Sequence[Flow]) -> pd.DataFrame:
-    """Numbers that must agree, by name."""
+    """Numbers that must agree, by name. What is on a block list has no image; it has a score only if it was listed afterwards."""
     pairs, samples, scores = len(tables.pair_uids), tables.all_samples.num_rows, len(tables.score_uids)
-    images = tables.image_count
+    left, image_uids = tables.image_count, tables._images["uid"]
+    images = left + len(tables.blocked)
+    scored = tables.score_uids.filter(pc.invert(pc.is_in(tables.score_uids, value_set=pc.unique(tables.blocked))))
     rows = [
         ("samples: one a pair", samples, pairs),
         ("samples: of the pairs' uids", _shared(tables.all_samples["uid"], tables.pair_uids), pairs),
-        ("scores: one a sample with an image", scores, images),
-        ("scores: of the images' uids", _shared(tables.score_uids, tables._images["uid"]), images),
-        (
-            "decisions: one a score, in the same order",
-            _in_order(_column(tables.files.decisions, "uid"), tables.score_uids),
-            scores,
-        ),
+        ("scores: one a sample with an image", len(scored), left),
+        ("scores: of the images' uids", _shared(scored, image_uids), left),
+        ("blocked: no image is left", _shared(tables.blocked, image_uids), 0),
+        ("decisions: one a score, in the same order", _in_order(tables.decided, tables.score_uids), scores),
         ("embeddings: image rows", tables.embedding_rows[0], scores),
         ("embeddings: text rows", tables.embedding_rows[1], scores),
     ]
@@ -187,7 +191,7 @@ def counts(tables: Tables, flows: Sequence[Flow]) -> pd.DataFrame:
             rows += _reasons(label, flow, tables.all_samples["drop_reason"])
         if flow.target == "kept":
             rows += [(f"{label}: kept", flow.left, tables.kept_count), (f"{label}: samples", flow.entered, images)]
-            rows += _reasons(label, flow, _column(tables.files.decisions, "drop_reason"))
+            rows += _reasons(label, flow, tables.decided["drop_reason"])
     return pd.DataFrame(rows, columns=["what", "found", "expected"])
 
 
@@ -252,6 +256,13 @@ def _rows(mapped: np.ndarray, start: int, end: int) -> np.ndarray:
     return flat.reshape(-1, width).astype(np.float64)
 
 
-def _in_order(decisions: pa.Array, scores: pa.Array) -> int:
-    """How many rows name the same sample; -1 where one table is longer."""
-    return int(pc.sum(pc.equal(decisions, scores)).as_py() or 0) if len(decisions) == len(scores) else -1
+def _in_order(decisions: pa.Table, scores: pa.Array) -> int:
+    """How many rows name the same sample; -1 where a score has no decision, or a decision that is no block has no score."""
+    unscored = _is_blocked(decisions.slice(len(scores)))
+    if len(decisions) < len(scores) or not pc.all(unscored, min_count=0).as_py():
+        return -1
+    return int(pc.sum(pc.equal(decisions["uid"].slice(0, len(scores)), scores)).as_py() or 0)
+
+
+def _is_blocked(decisions: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(decisions["drop_reason"], str(DropReason.BLOCKED)), False)

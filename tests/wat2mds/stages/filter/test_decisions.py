@@ -14,6 +14,7 @@ from wat2mds.stages.filter.decisions import decide
 
 GOOD: dict[str, Any] = {
     "language": "en", "language_probability": 0.9, "similarity": 0.5, "punsafe": 0.1, "pwatermark": 0.1, "aesthetic": 6.0,
+    "nsfw": "UNLIKELY",
 }  # fmt: skip
 ALL = ("filter.max_punsafe=0.45", "filter.max_pwatermark=0.8", "filter.min_aesthetic=5", "filter.languages=en,de")
 
@@ -21,8 +22,8 @@ ALL = ("filter.max_punsafe=0.45", "filter.max_pwatermark=0.8", "filter.min_aesth
 def verdict(*overrides: str, **changes: Any) -> tuple[str | None, str | None]:
     row = GOOD | changes
     table: pa.Table = table_of(SCORES, {"uid": ["0" * 32], **{key: [value] for key, value in row.items()}})
-    reasons, languages = decide(table, load_settings("laion5b", overrides, environment={}).filter)
-    return reasons[0], languages[0]
+    _, reasons, languages = decide(table, load_settings("laion5b", overrides, environment={}).filter)
+    return reasons[0].as_py(), languages[0].as_py()
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,11 @@ def test_further_criteria(changes: dict[str, Any], reason: DropReason | None) ->
 def test_an_unreliable_language_is_published_as_none() -> None:
     assert verdict(language_probability=0.69)[1] is None
     assert verdict(language_probability=0.7001)[1] == "en"
+
+
+def test_a_block_list_comes_before_any_score() -> None:
+    table = table_of(SCORES, {"uid": ["a", "b"], "similarity": [0.5, -1.0], "nsfw": ["UNLIKELY"] * 2})
+    decided = decide(table, load_settings("laion5b", environment={}).filter, ["z", "b", "c"])
+    assert decided.uids.to_pylist() == ["a", "b", "c", "z"]
+    assert decided.reasons.to_pylist() == [None, "blocked", "blocked", "blocked"]
+    assert (decided.flow().entered, decided.flow().left, decided.flow().drops) == (4, 1, {"blocked": 3})
