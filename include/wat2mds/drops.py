@@ -69,7 +69,11 @@ class DropReason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels", "download", "width × height, read from the header, above download.max_pixels"
     TOO_SMALL_SIDE = "too_small_side", "download", "shorter side below download.min_image_size"
     ASPECT = "aspect", "download", "aspect ratio above download.max_aspect_ratio"
+    ANIMATED = "animated", "download", "more than one frame, where download.animated is drop"
     DECODE = "decode", "download", "the image cannot be decoded"
+    DECODE_MEMORY = "decode_memory", "download", "decoding needs more memory than download.decode_memory"
+    DECODE_TIMEOUT = "decode_timeout", "download", "decoding takes longer than download.decode_timeout"
+    DECODE_CRASH = "decode_crash", "download", "the decoder crashed on the image, or was killed"
     # filter: samples
     LOW_SIMILARITY = "low_similarity", "filter", "CLIP similarity below the profile's threshold"
     UNSAFE = "unsafe", "filter", "punsafe above the profile's threshold"
