@@ -5,7 +5,8 @@ aspect were accepted. What does not belong here: fetching, resizing (img2dataset
 
 What cv2 does, and what is done about it: ``imdecode(IMREAD_UNCHANGED)``, which img2dataset calls, ignores EXIF orientation and keeps
 16 bits, which its JPEG encoder then saturates to white. So ``plain`` turns the few images of either kind upright and to 8 bits
-losslessly before the Resizer sees them: stored images and ``original_width``/``original_height`` have the orientation applied.
+losslessly before the Resizer sees them, GIFs and, as set, pictures with a colour profile too: stored images and
+``original_width``/``original_height`` have the orientation applied.
 """
 
 from __future__ import annotations
@@ -113,9 +114,10 @@ def plain(data: bytes, header: Header, *, apply_icc: bool = False) -> bytes | No
     """
     turn = _UPRIGHT.get(header.orientation)
     profile = _profile(header) if apply_icc else None
-    if turn is None and not header.deep and profile is None:
+    gif = header.mime == "image/gif"
+    if turn is None and not header.deep and not gif and profile is None:
         return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise Refused(DropReason.DECODE, "Image decoding error")
     if pixels.dtype == np.uint16:
@@ -130,6 +132,12 @@ def plain(data: bytes, header: Header, *, apply_icc: bool = False) -> bytes | No
     if not encoded:
         raise Refused(DropReason.DECODE, "Image decoding error")
     return png.tobytes()
+
+
+def _first_frame(gif: bytes) -> np.ndarray:
+    """BGRA, by Pillow: cv2 refuses GIFs of the web that browsers show, such as those with a background outside of their palette."""
+    with Image.open(io.BytesIO(gif), formats=("GIF",)) as image:
+        return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
 
 
 def _profile(header: Header) -> ImageCms.ImageCmsProfile | None:
