@@ -62,7 +62,7 @@ class DropReason(StrEnum):
     REDIRECTS = "redirects", "download", "more redirects than download.max_redirects, or a redirect to no URL"
     ROBOTS = "robots", "download", "robots.txt of the host disallows the URL"
     X_ROBOTS = "x_robots", "download", "X-Robots-Tag says noai, noimageai, noindex or noimageindex"
-    TDM_RESERVED = "tdm_reserved", "download", "the tdm-reservation header reserves text and data mining"
+    TDM_RESERVED = "tdm_reserved", "download", "the tdm-reservation header or tdmrep.json reserves text and data mining"
     TOO_LARGE = "too_large", "download", "more bytes than download.max_bytes"
     TOO_SMALL_BYTES = "too_small_bytes", "download", "fewer bytes than download.min_bytes (LAION: 5 KB)"
     NOT_IMAGE = "not_image", "download", "the bytes are not of a format in download.formats"

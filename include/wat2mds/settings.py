@@ -111,6 +111,7 @@ class DownloadSettings(Group):
     obey_robots_txt: bool = Field(True, description="ask each host's robots.txt (RFC 9309)")
     obey_x_robots_tag: bool = Field(True, description="drop on X-Robots-Tag noai, noimageai, noindex, noimageindex")
     obey_tdm_reservation: bool = Field(True, description="drop on the header tdm-reservation: 1 (TDMRep)")
+    obey_tdmrep_file: bool = Field(True, description="ask each host's /.well-known/tdmrep.json (TDMRep), drop what it reserves")
     timeout: float = Field(10, gt=0, le=300, description="seconds for one connect or read", json_schema_extra=_how)
     deadline: float = Field(30, gt=0, le=3600, description="seconds for one image, redirects included", json_schema_extra=_how)
     retries: int = Field(1, ge=0, le=5, description="further tries of a transient failure", json_schema_extra=_how)
