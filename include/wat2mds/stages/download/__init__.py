@@ -12,6 +12,7 @@ in the pictures (filter).
     images.py       type and size before decoding, hashes, orientation, PDQ
     decode.py       one image to what is stored of it
     decoders.py     the child process that does so, its limits, and the next one when it dies
+    img2dataset_modules.py  its modules, imported quietly
     samples.py      the table of one shard
     engine.py       img2dataset's Downloader with the above
     shards.py       pairs into shards; the order of fetching

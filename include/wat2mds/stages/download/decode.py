@@ -13,23 +13,18 @@ import contextlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# albumentations, imported by img2dataset, asks the package index for a newer version of itself unless this is set before. It is
-# the one variable written outside of settings.py, and only worker processes see it.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
 import cv2
 import exifread
-import img2dataset.resizer
 
 from wat2mds.drops import DropReason
 from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download import images
+from wat2mds.stages.download.img2dataset_modules import resizer
 from wat2mds.stages.download.refusal import Refused
 
 _REASONS = {
@@ -62,7 +57,7 @@ class Decoder:
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings
-        self._resizer = img2dataset.resizer.Resizer(
+        self._resizer = resizer.Resizer(
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
             resize_only_if_bigger=settings.resize_only_if_bigger,
@@ -75,9 +70,9 @@ class Decoder:
         )
         # img2dataset's resizer points the process's stdout and stderr to /dev/null around each image, and makes the same two
         # albumentations transforms anew for each, which costs 1 ms of 4.
-        img2dataset.resizer.SuppressStdoutStderr = contextlib.nullcontext
-        if not isinstance(img2dataset.resizer.A, _Transforms):
-            img2dataset.resizer.A = _Transforms(img2dataset.resizer.A)
+        resizer.SuppressStdoutStderr = contextlib.nullcontext
+        if not isinstance(resizer.A, _Transforms):
+            resizer.A = _Transforms(resizer.A)
         quieten()
 
     def __call__(self, data: bytes) -> Decoded:

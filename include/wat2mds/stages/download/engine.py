@@ -17,14 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import img2dataset.downloader
-
 from wat2mds.drops import DropReason
 from wat2mds.errors import TransientError
 from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download.decoders import Decoders
 from wat2mds.stages.download.fetch import Fetcher
 from wat2mds.stages.download.images import hashes
+from wat2mds.stages.download.img2dataset_modules import downloader as peer
 from wat2mds.stages.download.refusal import Refused
 from wat2mds.stages.download.samples import Facts, SampleWriter
 from wat2mds.stages.download.shards import COLUMNS, Task
@@ -76,12 +75,12 @@ class Engine:
         self._resizer = _Resizer(decoders)
         self._facts: dict[int, Facts] = {}
         # Its fetch verifies nothing that wat2mds promises. The other places where img2dataset is changed are in decode.py.
-        img2dataset.downloader.download_image_with_retry = self._fetch
+        peer.download_image_with_retry = self._fetch
 
     def run(self, task: Task) -> None:
         """Make one shard. Raises what made the shard as a whole fail."""
         self._facts = {}
-        downloader = img2dataset.downloader.Downloader(
+        downloader = peer.Downloader(
             sample_writer_class=lambda *_: SampleWriter(
                 Path(task.folder) / f"{task.number:0{_SHARD_DIGITS}d}.parquet",
                 task.rows,
@@ -112,7 +111,7 @@ class Engine:
 
     def _key(self, number: int, position: int) -> str:
         digits = math.ceil(math.log10(self._settings.samples_per_shard))
-        key: str = img2dataset.downloader.compute_key(position, number, digits, _SHARD_DIGITS)
+        key: str = peer.compute_key(position, number, digits, _SHARD_DIGITS)
         return key
 
     def _fetch(self, row: tuple[int, str], **_: Any) -> tuple[int, _Body | None, str | None]:

@@ -137,7 +137,8 @@ def plain(data: bytes, header: Header, *, apply_icc: bool = False) -> bytes | No
 def _first_frame(gif: bytes) -> np.ndarray:
     """BGRA, by Pillow: cv2 refuses GIFs of the web that browsers show, such as those with a background outside of their palette."""
     with Image.open(io.BytesIO(gif), formats=("GIF",)) as image:
-        return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+        pixels: np.ndarray = cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+        return pixels
 
 
 def _profile(header: Header) -> ImageCms.ImageCmsProfile | None:

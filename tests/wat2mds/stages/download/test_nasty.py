@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.wat2mds.stages.download.memory import peak_memory
 from wat2mds.drops import DropReason
 from wat2mds.manifest import Manifest
 from wat2mds.settings import Settings
@@ -36,32 +34,6 @@ EXPECTED = {
     "image-rs-image/anim.webp": None,
     "lovell-sharp/Landscape_6.jpg": None,
 }
-
-
-@contextmanager
-def peak_memory() -> Iterator[Callable[[], int]]:
-    """The highest memory that any one child of this process held: the kernel's own high-water mark, read often."""
-    marks: dict[int, int] = {}
-    ended = threading.Event()
-
-    def read() -> None:
-        while not ended.wait(0.05):
-            for process in psutil.Process().children(recursive=True):
-                status = Path(f"/proc/{process.pid}/status")
-                try:
-                    lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-                except OSError:  # it ended
-                    continue
-                if lines:
-                    marks[process.pid] = int(lines[0].split()[1]) * 1024
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield lambda: max(marks.values())
-    finally:
-        ended.set()
-        thread.join()
 
 
 @pytest.mark.shared
