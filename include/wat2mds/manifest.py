@@ -32,7 +32,7 @@ from wat2mds.store import Store, fetch, file_hash, join, split
 log = logging.getLogger(__name__)
 
 # Raise a stage's number when its code makes something else of the same input: its units, and what follows, are then made again.
-STAGE_VERSIONS = {"extract": 2, "import": 1, "dedup": 1, "download": 1, "filter": 2, "validate": 2, "convert": 1, "upload": 1}
+STAGE_VERSIONS = {"extract": 2, "import": 1, "dedup": 1, "download": 2, "filter": 2, "validate": 2, "convert": 1, "upload": 1}
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,28 @@ class DownloadSettings(Group):
     max_pixels: int = Field(89_478_484, ge=1, description="largest width × height, read from the header before decoding")
     min_image_size: int = Field(0, ge=0, description="shortest side of the original, pixels")
     max_aspect_ratio: float | None = Field(None, ge=1, description="largest ratio of sides; empty: no limit")
-    formats: tuple[str, ...] = Field(("JPEG", "PNG", "WEBP"), description="formats accepted, found from the bytes")
+    formats: tuple[Literal["JPEG", "PNG", "WEBP", "GIF", "AVIF"], ...] = Field(
+        ("JPEG", "PNG", "WEBP"), min_length=1, description="formats accepted, found from the bytes: also GIF, AVIF"
+    )
+    animated: Literal["first_frame", "drop"] = Field("first_frame", description="what is made of images with several frames")
+    icc: Literal["drop", "apply"] = Field(
+        "drop", description="colour profiles: left out (as img2dataset does), or applied, to sRGB"
+    )
     allowed_ports: tuple[int, ...] = Field((80, 443), description="ports that are connected to")
     max_redirects: int = Field(5, ge=0, le=20, description="redirects followed for one image")
     obey_robots_txt: bool = Field(True, description="ask each host's robots.txt (RFC 9309)")
     obey_x_robots_tag: bool = Field(True, description="drop on X-Robots-Tag noai, noimageai, noindex, noimageindex")
     obey_tdm_reservation: bool = Field(True, description="drop on the header tdm-reservation: 1 (TDMRep)")
+    obey_tdmrep_file: bool = Field(True, description="ask each host's /.well-known/tdmrep.json (TDMRep), drop what it reserves")
     timeout: float = Field(10, gt=0, le=300, description="seconds for one connect or read", json_schema_extra=_how)
     deadline: float = Field(30, gt=0, le=3600, description="seconds for one image, redirects included", json_schema_extra=_how)
     retries: int = Field(1, ge=0, le=5, description="further tries of a transient failure", json_schema_extra=_how)
+    decode_memory: int = Field(
+        2_000_000_000, ge=50_000_000, description="bytes that decoding one image may take", json_schema_extra=_how
+    )
+    decode_timeout: float = Field(
+        30, gt=0, le=600, description="seconds that decoding one image may take", json_schema_extra=_how
+    )
     processes: int | None = Field(None, ge=1, le=512, description="processes; empty: one a core", json_schema_extra=_how)
     threads: int = Field(64, ge=1, le=1024, description="threads a process", json_schema_extra=_how)
     samples_per_shard: int = Field(1000, ge=10, le=100_000, description="rows in one stored table of samples")

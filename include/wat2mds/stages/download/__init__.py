@@ -10,13 +10,16 @@ in the pictures (filter).
     robots.py       robots.txt, X-Robots-Tag, tdm-reservation
     fetch.py        one image over HTTP: redirects, byte cap, retries
     images.py       type and size before decoding, hashes, orientation, PDQ
+    decode.py       one image to what is stored of it
+    decoders.py     the child process that does so, its limits, and the next one when it dies
+    img2dataset_modules.py  its modules, imported quietly
     samples.py      the table of one shard
     engine.py       img2dataset's Downloader with the above
     shards.py       pairs into shards; the order of fetching
     workers.py      processes
 
-Where later work fits: a limit for each host goes around ``Fetcher._request``; a decoder in a process of its own in the place of
-``engine._Resizer``'s call; resuming inside a unit reads the tables of finished shards and gives ``workers.download`` the other tasks.
+Where later work fits: a limit for each host goes around ``Fetcher._request``; resuming inside a unit reads the tables of finished
+shards and gives ``workers.download`` the other tasks.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from wat2mds.settings import DownloadSettings
 from wat2mds.stages.download.addresses import Resolver
 from wat2mds.stages.download.connections import next_wait, pool_manager, remaining, within
 from wat2mds.stages.download.refusal import Refused
-from wat2mds.stages.download.robots import AGENT, MAX_ROBOTS_BYTES, RobotsTexts, tdm_reserved, x_robots_refusal
+from wat2mds.stages.download.robots import AGENT, MAX_ROBOTS_BYTES, RobotsTexts, TdmFiles, tdm_reserved, x_robots_refusal
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ_BYTES = 1 << 18
@@ -84,7 +84,8 @@ class Fetcher:
         self._settings = settings
         self._resolver = Resolver(settings.resolver, settings.threads)
         self._pools = pool_manager(self._resolver, settings.threads)
-        self._robots = RobotsTexts(self._robots_text, settings.threads)
+        self._robots = RobotsTexts(self._site_text, settings.threads)
+        self._tdm_files = TdmFiles(self._site_text, settings.threads)
         wanted = ", ".join(_MIME[name] for name in settings.formats if name in _MIME)
         self._headers = {"User-Agent": agent, "Accept-Encoding": "identity", "Accept": f"{wanted}, */*;q=0.1".lstrip(", ")}
 
@@ -134,11 +135,14 @@ class Fetcher:
         self._resolver.addresses(str(target.host), _port(target), remaining())
 
     def _check(self, target: Url) -> None:
+        authority = f"{target.scheme}://{target.netloc}"
         if self._settings.obey_robots_txt:
-            self._robots.check(f"{target.scheme}://{target.netloc}", target.url, remaining())
+            self._robots.check(authority, target.url, remaining())
+        if self._settings.obey_tdmrep_file:
+            self._tdm_files.check(authority, target.url, remaining())
 
-    def _robots_text(self, url: str) -> tuple[int, bytes]:
-        """For RobotsTexts, in a thread and with a deadline of its own: a slow image must not spoil its host's rules for others."""
+    def _site_text(self, url: str) -> tuple[int, bytes]:
+        """For RobotsTexts and TdmFiles, in a thread and with a deadline of its own: a slow image must not spoil rules for others."""
         try:
             with within(2 * self._settings.timeout, self._settings.timeout):
                 answer = self._follow(url, _ROBOTS_REDIRECTS, lambda _: None, MAX_ROBOTS_BYTES, cut=True)

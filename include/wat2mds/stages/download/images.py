@@ -5,7 +5,8 @@ aspect were accepted. What does not belong here: fetching, resizing (img2dataset
 
 What cv2 does, and what is done about it: ``imdecode(IMREAD_UNCHANGED)``, which img2dataset calls, ignores EXIF orientation and keeps
 16 bits, which its JPEG encoder then saturates to white. So ``plain`` turns the few images of either kind upright and to 8 bits
-losslessly before the Resizer sees them: stored images and ``original_width``/``original_height`` have the orientation applied.
+losslessly before the Resizer sees them, GIFs and, as set, pictures with a colour profile too: stored images and
+``original_width``/``original_height`` have the orientation applied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from wat2mds.drops import DropReason
 from wat2mds.models.pictures import Box, pdq_of
@@ -47,6 +48,7 @@ class Header:
     height: int
     orientation: int
     deep: bool  # 16 bits a channel
+    icc: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,20 @@ def inspect(data: bytes, settings: DownloadSettings) -> Header:
     """Type and size, tested against the settings. Raises Refused; messages are img2dataset's where it has one."""
     if len(data) < settings.min_bytes:
         raise Refused(DropReason.TOO_SMALL_BYTES, f"fewer than {settings.min_bytes} bytes")
-    header = _header(data, settings.formats)
+    header = _header(data, settings.formats, refuse_animated=settings.animated == "drop")
     width, height = header.width, header.height
     if width < 1 or height < 1:
         raise Refused(DropReason.DECODE, "Image decoding error")
     if width * height > settings.max_pixels:
-        raise Refused(DropReason.TOO_MANY_PIXELS, "image area too large")
+        raise Refused(DropReason.TOO_MANY_PIXELS, "image area too large", mime=header.mime)
     if min(width, height) < settings.min_image_size:
-        raise Refused(DropReason.TOO_SMALL_SIDE, "image too small")
+        raise Refused(DropReason.TOO_SMALL_SIDE, "image too small", mime=header.mime)
     if settings.max_aspect_ratio is not None and max(width, height) / min(width, height) > settings.max_aspect_ratio:
-        raise Refused(DropReason.ASPECT, "aspect ratio too large")
+        raise Refused(DropReason.ASPECT, "aspect ratio too large", mime=header.mime)
     return header
 
 
-def _header(data: bytes, formats: tuple[str, ...]) -> Header:
+def _header(data: bytes, formats: tuple[str, ...], refuse_animated: bool) -> Header:
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             try:
@@ -92,27 +94,36 @@ def _header(data: bytes, formats: tuple[str, ...]) -> Header:
             except Exception:  # damaged EXIF is no reason to lose the image
                 orientation = 1
             deep = image.mode.startswith("I;16") or (image.format == "PNG" and data[24] == 16)
-            mime = Image.MIME.get(image.format or "", f"image/{(image.format or '').lower()}")
-            return Header(mime, image.width, image.height, orientation, deep)
+            # MPO: a JPEG with further ones behind it, as phones and stereo cameras write; the first is the picture.
+            kind = "JPEG" if image.format == "MPO" else str(image.format)
+            if refuse_animated and kind != "JPEG" and getattr(image, "is_animated", False):
+                raise Refused(DropReason.ANIMATED, "animated", mime=Image.MIME[kind])
+            return Header(Image.MIME[kind], image.width, image.height, orientation, deep, image.info.get("icc_profile"))
+    except (Refused, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise Refused(DropReason.NOT_IMAGE, f"not an image of a format in {', '.join(formats)}") from error
     except Exception as error:  # parsers of untrusted bytes raise whatever they like
         raise Refused(DropReason.DECODE, f"Image decoding error: {type(error).__name__}") from error
 
 
-def plain(data: bytes, header: Header) -> bytes | None:
-    """The image upright and in 8 bits as lossless PNG, where it is not so already; None where the bytes can be taken as they are.
+def plain(data: bytes, header: Header, *, apply_icc: bool = False) -> bytes | None:
+    """The image upright and in 8 bits (and in sRGB) as lossless PNG, where it is not so; None where the bytes can be taken as they are.
 
     Raises Refused.
     """
     turn = _UPRIGHT.get(header.orientation)
-    if turn is None and not header.deep:
+    profile = _profile(header) if apply_icc else None
+    gif = header.mime == "image/gif"
+    if turn is None and not header.deep and not gif and profile is None:
         return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise Refused(DropReason.DECODE, "Image decoding error")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if profile is not None:
+        pixels = _to_srgb(pixels, profile)
     if turn is not None:
         rotation, mirrored = turn
         pixels = pixels if rotation is None else cv2.rotate(pixels, rotation)
@@ -121,6 +132,39 @@ def plain(data: bytes, header: Header) -> bytes | None:
     if not encoded:
         raise Refused(DropReason.DECODE, "Image decoding error")
     return png.tobytes()
+
+
+def _first_frame(gif: bytes) -> np.ndarray:
+    """BGRA, by Pillow: cv2 refuses GIFs of the web that browsers show, such as those with a background outside of their palette."""
+    with Image.open(io.BytesIO(gif), formats=("GIF",)) as image:
+        pixels: np.ndarray = cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+        return pixels
+
+
+def _profile(header: Header) -> ImageCms.ImageCmsProfile | None:
+    """The image's own colours, where they are told in a way that can be followed."""
+    if not header.icc:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(header.icc))
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        return None
+
+
+def _to_srgb(pixels: np.ndarray, profile: ImageCms.ImageCmsProfile) -> np.ndarray:
+    """BGR or BGRA pixels from the profile's colours to sRGB's; as they are where the profile is for another kind of pixels.
+
+    That holds for grey and CMYK profiles: cv2 has brought their pixels to grey or RGB already.
+    """
+    if pixels.ndim != 3 or profile.profile.xcolor_space.strip() != "RGB":
+        return pixels
+    picture = Image.fromarray(cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB))
+    try:
+        converted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, ValueError):
+        return pixels
+    out = cv2.cvtColor(np.asarray(converted), cv2.COLOR_RGB2BGR)
+    return out if pixels.shape[2] == 3 else np.dstack([out, pixels[..., 3]])
 
 
 def pdq(stored: bytes, box: Box | None) -> tuple[str, int]:

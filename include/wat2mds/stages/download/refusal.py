@@ -9,10 +9,14 @@ from wat2mds.drops import DropReason
 
 
 class Refused(Exception):
-    """``reason`` counts in the funnel, the message stands in the row; ``transient``: another try may succeed."""
+    """``reason`` counts in the funnel, the message stands in the row; ``transient``: another try may succeed;
+    ``mime``: the type that the bytes had, where they were looked at."""
 
-    def __init__(self, reason: DropReason, message: str, *, status: int | None = None, transient: bool = False) -> None:
+    def __init__(
+        self, reason: DropReason, message: str, *, status: int | None = None, transient: bool = False, mime: str | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
         self.transient = transient
+        self.mime = mime

@@ -1,13 +1,17 @@
-"""What a site says about being crawled: robots.txt, X-Robots-Tag, tdm-reservation.
+"""What a site says about being crawled: robots.txt, X-Robots-Tag, tdm-reservation, tdmrep.json.
 
-Pure functions on texts and headers, and the cache of each host's robots.txt. What does not belong here: how robots.txt is fetched
-(``fetch.py`` passes the function), and refusing images for other reasons.
+Pure functions on texts and headers, and the cache of each host's robots.txt and tdmrep.json. What does not belong here: how these
+are fetched (``fetch.py`` passes the function), and refusing images for other reasons.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from protego import Protego
 
@@ -85,8 +89,85 @@ class RobotsTexts:
 
 
 def parse(text: bytes) -> Protego | Refused:
-    """The first 500 KiB of a robots.txt; a text that no parser takes disallows, as one that is unavailable does."""
+    """The first 500 KiB of a robots.txt; a text that no parser takes disallows, as one that is unavailable does.
+
+    UTF-8 by RFC 9309 2.3; UTF-16 where the text begins with its mark.
+    """
+    coding = "utf-16" if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return Protego.parse(text[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"))
+        return Protego.parse(text[:MAX_ROBOTS_BYTES].decode(coding, "replace"))
     except Exception as error:
         return Refused(DropReason.ROBOTS, f"robots.txt cannot be parsed: {error}")
+
+
+@dataclass(frozen=True)
+class TdmRule:
+    """One entry of tdmrep.json: the paths that it holds for, and whether it reserves."""
+
+    paths: re.Pattern[str]
+    length: int  # characters of its location
+    reserved: bool
+
+
+def parse_tdm_rules(text: bytes) -> tuple[TdmRule, ...]:
+    """The entries of a tdmrep.json that make sense, in their order; none where it is no such file.
+
+    TDM Reservation Protocol (W3C community report, 2024), "TDM file on the origin server": a list of objects with ``location`` (a
+    path, in which ``*`` stands for any characters and a last ``$`` for the end), ``tdm-reservation`` (0 or 1) and ``tdm-policy``.
+    """
+    try:
+        entries = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return ()
+    rules = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        location = entry.get("location") if isinstance(entry, dict) else None
+        if isinstance(location, str) and location:
+            rules.append(TdmRule(_paths(location), len(location), str(entry.get("tdm-reservation")).strip() == "1"))
+    return tuple(rules)
+
+
+def _paths(location: str) -> re.Pattern[str]:
+    bounded = location.endswith("$")
+    first, *others = (re.escape(part) for part in re.split(r"\*+", unquote(location[:-1] if bounded else location)))
+    # An atomic group is never tried again, so that no pattern takes longer than a few passes over the URL.
+    last = f".*{others.pop()}" if bounded and others else ""
+    runs = "".join(f"(?>.*?{part})" for part in others)
+    return re.compile(first + runs + last + (r"\Z" if bounded else ""), re.DOTALL)
+
+
+def tdm_file_reserves(rules: Iterable[TdmRule], url: str) -> bool:
+    """Whether the entries that hold for the URL's path reserve its rights.
+
+    Where several hold, the first and the one with the longest location are looked at, and one that reserves is enough: what is
+    called the more specific differs between readers, and a site's "no" must not be lost to that.
+    """
+    parts = urlsplit(url)
+    target = unquote(parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    held = [rule for rule in rules if rule.paths.match(target)]
+    return bool(held) and (held[0].reserved or max(held, key=lambda rule: rule.length).reserved)
+
+
+class TdmFiles:
+    """tdmrep.json of every host, fetched once. ``fetch(URL)`` gives status and text, or raises Refused."""
+
+    def __init__(self, fetch: Callable[[str], tuple[int, bytes]], threads: int) -> None:
+        self._fetch = fetch
+        self._rules: Once[str, tuple[TdmRule, ...]] = Once(self._read, threads=threads, seconds=_KEEP_SECONDS, most=_KEEP_MOST)
+
+    def check(self, authority: str, url: str, wait: float) -> None:
+        """Raises Refused where the file of ``authority`` reserves text and data mining for the URL."""
+        try:
+            rules = self._rules.get(authority, wait)
+        except TimeoutError:
+            raise Refused(DropReason.TIMEOUT, "tdmrep.json did not arrive in time") from None
+        if tdm_file_reserves(rules, url):
+            raise Refused(DropReason.TDM_RESERVED, "text and data mining reserved by /.well-known/tdmrep.json")
+
+    def _read(self, authority: str) -> tuple[TdmRule, ...]:
+        """A file that is not there reserves nothing, whatever the reason: the protocol knows no other default."""
+        try:
+            status, text = self._fetch(f"{authority}/.well-known/tdmrep.json")
+        except Refused:
+            return ()
+        return parse_tdm_rules(text) if status == 200 else ()

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from wat2mds.drops import DropReason
 from wat2mds.errors import TransientError, Wat2MdsError
 from wat2mds.schema import SAMPLES, table_of
-from wat2mds.stages.download.images import Hashes, Header
+from wat2mds.stages.download.images import Hashes
 
 # With 256-pixel JPEGs of 10 to 30 KB: a few MB at a time for whoever reads the table group by group.
 _ROW_GROUP = 256
@@ -36,7 +36,8 @@ class Facts:
     http_status: int | None = None
     fetched_at: datetime | None = None
     size: int | None = None
-    header: Header | None = None
+    mime: str | None = None
+    exif: str | None = None
     hashes: Hashes | None = None
     pdq: str | None = None
     pdq_quality: int | None = None
@@ -49,7 +50,8 @@ class Facts:
             "http_status": self.http_status,
             "fetched_at": self.fetched_at,
             "original_bytes": self.size,
-            "mime": self.header.mime if self.header else None,
+            "mime": self.mime,
+            "exif": self.exif,
             "md5": hashes.md5 if hashes else None,
             "sha1": hashes.sha1 if hashes else None,
             "sha256": hashes.sha256 if hashes else None,

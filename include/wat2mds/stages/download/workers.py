@@ -4,7 +4,8 @@ In: tasks. Out: the count of outcomes. Guaranteed: a worker that dies, and worke
 never in waiting; workers end with their parent, however it ends. What does not belong here: what a worker does (``engine.py``).
 
 Workers come from a fork server that imports img2dataset once: this process stays without it, and without threads of image
-libraries at the moment of a fork. Each worker has a pipe of its own, so that no lock can be left behind by a killed one.
+libraries at the moment of a fork. Each worker has a pipe of its own, so that no lock can be left behind by a killed one, and
+decodes in a child of its own (``decoders.py``).
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from wat2mds.stages.download.shards import Task
 
 log = logging.getLogger(__name__)
 _NEWS_SECONDS = 1.0
-# Beyond an image's deadline: decoding, hashing, writing a shard, importing img2dataset on a busy machine.
+# Beyond an image's deadline and its decoding: hashing, writing a shard, importing img2dataset on a busy machine.
 _STALL_SECONDS = 180
 _ERRORS = {cls.__name__: cls for cls in (Wat2MdsError, TransientError, DataError, ConfigError)}
 
 
 @dataclass
 class Outcome:
-    """What became of the rows: ``ok`` and drop reasons; CPU seconds of the workers."""
+    """What became of the rows: ``ok`` and drop reasons; CPU seconds of the workers and their decoders."""
 
     counts: Counter[str] = field(default_factory=Counter)
     cpu_seconds: float = 0.0
@@ -62,7 +63,7 @@ def download(tasks: Iterable[Task], total: int, processes: int, settings: Downlo
     workers = [_start(context, settings, contact) for _ in range(processes)]
     try:
         with Progress("download", total, "pairs") as progress:
-            _distribute(iter(tasks), workers, progress, settings.deadline + _STALL_SECONDS)
+            _distribute(iter(tasks), workers, progress, settings.deadline + settings.decode_timeout + _STALL_SECONDS)
     finally:
         for worker in workers:
             worker.process.kill()
@@ -142,6 +143,10 @@ def _note(counts: Counter[str]) -> str:
 def work(pipe: Connection, settings: DownloadSettings, contact: str, level: int) -> None:
     """A worker process: says that it is free, takes a task, and so on until its parent ends it."""
     _set_up(level)
+    from wat2mds.stages.download.decoders import Decoders  # seconds of import, paid by the fork server
+
+    decoders = Decoders(settings)  # forks, and so comes before any thread
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     counts: Counter[str] = Counter()
     lock = threading.Lock()
 
@@ -149,22 +154,25 @@ def work(pipe: Connection, settings: DownloadSettings, contact: str, level: int)
         with lock:
             pipe.send((kind, *content))
 
+    def seconds() -> float:
+        return time.process_time() + decoders.cpu_seconds
+
     def news() -> None:
         with contextlib.suppress(OSError):  # the parent ended
             while True:
                 time.sleep(_NEWS_SECONDS)
-                say("news", Counter(counts), time.process_time())
+                say("news", Counter(counts), seconds())
 
     def done(outcome: str) -> None:
         counts[outcome] += 1
 
     try:
-        from wat2mds.stages.download.engine import Engine  # seconds of import, paid by the fork server
+        from wat2mds.stages.download.engine import Engine
 
-        engine = Engine(settings, contact, done)
+        engine = Engine(settings, contact, decoders, done)
         threading.Thread(target=news, daemon=True).start()
         while True:
-            say("free", Counter(counts), time.process_time())
+            say("free", Counter(counts), seconds())
             engine.run(pipe.recv())
     except EOFError:
         os._exit(0)
@@ -185,7 +193,6 @@ def _described(error: Exception) -> tuple[str, str]:
 
 def _set_up(level: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Decoders in C write what they dislike of each image to stderr, and stray prints would break the parent's stdout contract:
     # Python's own output goes to the log, the rest nowhere.
     sys.stderr = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")

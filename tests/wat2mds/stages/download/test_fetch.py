@@ -123,7 +123,8 @@ CASES: dict[str, tuple[Behaviour, DropReason]] = {
 
 
 def fetcher(origin: HostileOrigin, **changes: object) -> Fetcher:
-    settings = {"timeout": 1.0, "deadline": 1.5, "retries": 0, "max_bytes": 200_000, "threads": 4, "obey_robots_txt": False}
+    settings = {"timeout": 1.0, "deadline": 1.5, "retries": 0, "max_bytes": 200_000, "threads": 4}
+    settings |= {"obey_robots_txt": False, "obey_tdmrep_file": False}
     return Fetcher(DownloadSettings.model_validate(settings | {"resolver": origin.address} | changes), "")
 
 
@@ -255,6 +256,51 @@ def test_robots_txt_that_is_not_there(hostile: HostileOrigin, behaviour: Behavio
         assert not any("GET /a.jpg" in request for request in hostile.requests)
 
 
+def test_tdmrep_json_is_asked_for_once_a_host_and_obeyed_as_set(hostile: HostileOrigin) -> None:
+    rules = b'[{"location": "/closed/*", "tdm-reservation": 1}]'
+    hostile.behaviours |= {"/.well-known/tdmrep.json": reply("200 OK", [], rules), "/closed/a.jpg": OK, "/a.jpg": OK}
+    fetch = fetcher(hostile, obey_tdmrep_file=True)
+    for _ in range(2):
+        assert refusal(fetch, "http://a.example/closed/a.jpg").reason is DropReason.TDM_RESERVED
+        assert fetch.image("http://a.example/a.jpg").body == BODY
+    assert sum("tdmrep.json" in request for request in hostile.requests) == 1
+    assert not any("GET /closed" in request for request in hostile.requests)
+    assert fetcher(hostile).image("http://a.example/closed/a.jpg").body == BODY
+
+
+@pytest.mark.parametrize(
+    "behaviour", [reply("500 Internal Server Error"), endless, reset_in_the_middle, redirect("http://127.0.0.1/")]
+)
+def test_a_tdmrep_json_that_is_not_there_reserves_nothing(hostile: HostileOrigin, behaviour: Behaviour) -> None:
+    hostile.behaviours |= {"/.well-known/tdmrep.json": behaviour, "/a.jpg": OK}
+    assert fetcher(hostile, obey_tdmrep_file=True).image("http://a.example/a.jpg").body == BODY
+
+
+def test_a_robots_txt_of_2_mb_is_read_to_its_limit(hostile: HostileOrigin) -> None:
+    """What stands in the first 500 KiB holds; the rest does not."""
+    filler = b"# filler\n" * 230_000
+    hostile.behaviours |= {
+        "/robots.txt": reply("200 OK", [], b"User-agent: *\nDisallow: /closed/\n" + filler + b"Disallow: /open/\n"),
+        "/open/a.jpg": OK,
+    }
+    fetch = fetcher(hostile, obey_robots_txt=True)
+    assert fetch.image("http://a.example/open/a.jpg").body == BODY
+    assert refusal(fetch, "http://a.example/closed/a.jpg").reason is DropReason.ROBOTS
+
+
+@pytest.mark.parametrize(("hops", "reason"), [(5, DropReason.ROBOTS), (6, None)])
+def test_robots_txt_behind_redirects(hostile: HostileOrigin, hops: int, reason: DropReason | None) -> None:
+    """RFC 9309 2.3.1.2: five are followed; beyond, there are no rules."""
+    hostile.behaviours |= {"/robots.txt": redirect("/r1"), "/a.jpg": OK}
+    hostile.behaviours |= {f"/r{i}": redirect(f"/r{i + 1}") for i in range(1, hops)}
+    hostile.behaviours[f"/r{hops}"] = reply("200 OK", [], b"User-agent: *\nDisallow: /")
+    fetch = fetcher(hostile, obey_robots_txt=True)
+    if reason is None:
+        assert fetch.image("http://a.example/a.jpg").body == BODY
+    else:
+        assert refusal(fetch, "http://a.example/a.jpg").reason is reason
+
+
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -289,7 +335,7 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     threading.Thread(target=serve, daemon=True).start()
     # A world speaks plain HTTP only, so names are brought to loopback behind the address check, which has its own tests.
     monkeypatch.setattr(Resolver, "addresses", lambda self, host, port_, wait: [("127.0.0.1", port)])
-    settings = DownloadSettings(obey_robots_txt=False, retries=0, timeout=5)
+    settings = DownloadSettings(obey_robots_txt=False, obey_tdmrep_file=False, retries=0, timeout=5)
     try:
         assert refusal(Fetcher(settings, "tests"), "https://a.example/a.jpg").reason is DropReason.TLS
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
