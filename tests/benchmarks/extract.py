@@ -118,7 +118,7 @@ def _page(record, salvage=False):  # type: ignore[no-untyped-def]
     if not isinstance(record, Record) or IMAGE_LINK not in record.data:
         return None
     try:
-        return read_page(record.data, salvage)
+        return read_page(record.text, record.start, record.end, salvage)
     except (ValueError, RecursionError):
         return None
 

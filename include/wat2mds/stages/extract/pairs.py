@@ -83,13 +83,13 @@ class PairMaker:
         """Take one record's links. Returns why the record gave no page with image links, or None, and what the parser said."""
         if record.text.find(IMAGE_LINK, record.start, record.end) < 0:
             return _without_images(record)
-        if not _METADATA.search(record.text, record.begin, record.start):
+        if not _is_metadata(record):
             return DropReason.NOT_METADATA, ""
         salvage = self._settings.compatibility is None
         if not record.exact and not salvage:
             return DropReason.BAD_RECORD, "Content-Length is not the block's length"
         try:
-            page = read_page(record.data.strip() if salvage else record.data, salvage)
+            page = read_page(record.text, record.start, record.end, salvage)
         except (ValueError, RecursionError) as error:
             return DropReason.BAD_RECORD, str(error) if record.exact else f"Content-Length is not the block's length; {error}"
         self.mended += not record.exact
@@ -146,8 +146,13 @@ _PAGE_COLUMNS = (
 )  # fmt: skip
 
 
+def _is_metadata(record: Record) -> bool:
+    as_written = record.text.find(b"\nWARC-Type: metadata\r\n", record.begin, record.start) >= 0
+    return as_written or _METADATA.search(record.text, record.begin, record.start) is not None
+
+
 def _without_images(record: Record) -> tuple[DropReason, str]:
-    if not _METADATA.search(record.text, record.begin, record.start):
+    if not _is_metadata(record):
         return DropReason.NOT_METADATA, ""
     if record.text.find(HTML, record.start, record.end) >= 0:
         return DropReason.NO_IMAGE_LINK, ""
