@@ -239,6 +239,10 @@ _PARTS = [
     "[",
     "h.com",
     "=",
+    " ",
+    "data:",
+    "\t",
+    "\u2003",
 ]
 _urls = st.lists(st.sampled_from(_PARTS), max_size=7).map("".join)
 _bases = st.sampled_from(
@@ -249,6 +253,7 @@ _bases = st.sampled_from(
         "http://h.com?x/y",
         "http://h.com//a//b/",
         "http://h.com/a/./b;p/c",
+        "http://h.com/a b/c d?e f",
     ]
 )
 
