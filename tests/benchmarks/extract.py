@@ -25,7 +25,7 @@ from wat2mds.drops import DropReason
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
 from wat2mds.stages.extract.pages import IMAGE_LINK, read_page
-from wat2mds.stages.extract.pairs import Found, base_of, judge, judge_as_cc2dataset
+from wat2mds.stages.extract.pairs import base_of, judge, judge_as_cc2dataset
 from wat2mds.stages.extract.records import Record, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def our_pairs(wat: Path) -> list[tuple[str, str]]:
             if page is not None and isinstance(record, Record) and record.exact:
                 base = base_of(page, COMPATIBLE.extract)
                 judged = (judge_as_cc2dataset(link, base, COMPATIBLE.extract) for link in page.images)
-                found += [(made.url, made.caption) for made in judged if not isinstance(made, DropReason)]
+                found += [(made[0], made[2]) for made in judged if not isinstance(made, DropReason)]
     return found
 
 
@@ -161,16 +161,14 @@ def show_differences() -> None:
 
 
 def _difference(ours: object, peer: object, strict: bool) -> str:
-    if isinstance(ours, Found):
+    if isinstance(ours, tuple):
         if not strict:
             return "only here: the record's length or JSON is damaged, and it is saved"
-        if not isinstance(peer, Found):
+        if not isinstance(peer, tuple):
             return "only here: the URL is found (white space, scheme in capitals)"
-        changed = [
-            name for name, one, other in (("URL", ours.url, peer.url), ("caption", ours.caption, peer.caption)) if one != other
-        ]
+        changed = [name for name, one, other in (("URL", ours[0], peer[0]), ("caption", ours[2], peer[2])) if one != other]
         return f"in both, {' and '.join(changed)} cleaned" if changed else "in both, the same"
-    if isinstance(peer, Found):
+    if isinstance(peer, tuple):
         return f"only cc2dataset: dropped here as {ours}"
     return "in neither: no alt text" if ours == "no_caption" else f"in neither: {ours}"
 

@@ -102,9 +102,9 @@ def read_page(text: bytes, start: int, end: int, salvage: bool = True) -> Page |
     except (msgspec.DecodeError, UnicodeDecodeError):
         if not salvage:
             raise
-        text = data.decode("utf-8", "replace").lstrip("\ufeff \r\n\t")
+        decoded = data.decode("utf-8", "replace").lstrip("\ufeff \r\n\t")
         # Old tools let the JSON run past Content-Length; what follows a whole object is not looked at.
-        found, _ = json.JSONDecoder(strict=False).raw_decode(text)
+        found, _ = json.JSONDecoder(strict=False).raw_decode(decoded)
         if not isinstance(found, dict):
             raise ValueError("the record's block is not a JSON object") from None
         wat = msgspec.convert(_tame(found), _Wat)

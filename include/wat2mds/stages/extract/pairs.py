@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +33,10 @@ _TARGET = re.compile(rb"\nWARC-Target-URI:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
 
 
-class Found(NamedTuple):
-    """What a link gives: a pair without its hashes, which are made for many at once. The names are columns of schema.PAIRS."""
-
-    url: str
-    url_normalized: str
-    caption: str
-    caption_source: str
+# What a link gives: a pair without its hashes, which are made for many at once. A plain tuple of these columns of schema.PAIRS,
+# because the garbage collector need not follow it.
+FOUND_COLUMNS = ("url", "url_normalized", "caption", "caption_source")
+Found = tuple[str, str, str, str]
 
 
 def judge(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
@@ -48,7 +45,7 @@ def judge(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReas
     if not caption and settings.title_fallback and link.title:
         caption, source = clean_caption(link.title), "title"
     admitted = admit(link.url, base, caption, settings)
-    return admitted if isinstance(admitted, DropReason) else Found(*admitted, caption, source)
+    return admitted if isinstance(admitted, DropReason) else (*admitted, caption, source)
 
 
 def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
@@ -63,7 +60,7 @@ def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> Fo
         url = base.join(url)
         if not url.startswith(("http://", "https://")):
             return DropReason.BAD_URL
-    return Found(url, url, link.alt, "alt")
+    return url, url, link.alt, "alt"
 
 
 def base_of(page: Page, settings: ExtractSettings) -> Base:
@@ -118,7 +115,7 @@ class PairMaker:
         dropped: list[DropReason] = []
         for link in page.images:
             made = judge_link(link, base, settings)
-            if type(made) is Found:
+            if type(made) is tuple:
                 rows.append(made)
             else:
                 dropped.append(made)  # type: ignore[arg-type]
@@ -144,7 +141,7 @@ class PairMaker:
         self.pairs += len(rows)
         if not rows:
             return {"uid": []}
-        columns: dict[str, Any] = dict(zip(Found._fields, zip(*rows, strict=True), strict=True))
+        columns: dict[str, Any] = dict(zip(FOUND_COLUMNS, zip(*rows, strict=True), strict=True))
         columns["uid"], columns["laion_hash"] = identities(columns["url"], columns["url_normalized"], columns["caption"])
         columns |= {name: pa.repeat(value, len(rows)) for name, value in self._place.items()}
         index = pa.array(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
