@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import urlsplit, urlunsplit
 
@@ -54,6 +55,10 @@ def normalize_host(host: str) -> str:
 _PLAIN = re.compile(r"(https?)://([A-Za-z0-9\-.]+)(/[A-Za-z0-9\-._~!$&'()*+,;=:@/?|]*)", re.ASCII)
 
 
+# Printable ASCII without a port: nothing to do but percent-encoding, as for blanks.
+_ASCII = re.compile(r"(https?)://([A-Za-z0-9\-.]+)(/[ -\"$->@-~]*)(?:\?([ -\"$-~]*))?", re.ASCII)
+
+
 def normalize_url(url: str) -> str:
     """The URL for identity: scheme and host lower case, IDNA, default port and fragment dropped, percent-encoding
     normalised (RFC 3986 6.2.2). Raises ValueError where the URL has no valid host or port."""
@@ -61,6 +66,15 @@ def normalize_url(url: str) -> str:
     if plain:
         host = normalize_host(plain[2])
         return url if host == plain[2] else f"{plain[1]}://{host}{plain[3]}"
+    ascii_ = _ASCII.fullmatch(url)
+    if ascii_:
+        scheme, host, path, query = ascii_.groups()
+        rest = f"?{_normalize_part(query)}" if query else ""
+        return f"{scheme}://{normalize_host(host)}{_normalize_part(path)}{rest}"
+    return _normalize_any(url)
+
+
+def _normalize_any(url: str) -> str:
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     host = normalize_host(parts.hostname or "")
@@ -78,3 +92,11 @@ def uid(url_normalized: str, caption: str) -> str:
 def laion_hash(url: str, caption: str) -> int:
     """LAION-5B's join key, signed 64 bits (laion-prepro, laion5B/safety/compute_hashes.py), of the URL as found."""
     return mmh3.hash64((url + caption).encode("utf-8", "surrogatepass"))[0]
+
+
+def identities(urls: Sequence[str], urls_normalized: Sequence[str], captions: Sequence[str]) -> tuple[list[str], list[int]]:
+    """``uid`` and ``laion_hash`` of many pairs, without a call for each."""
+    blake2b, hash64, code, errors = hashlib.blake2b, mmh3.hash64, "utf-8", "surrogatepass"
+    keys = zip(urls_normalized, captions, strict=True)
+    uids = [blake2b(f"{url}\0{caption}".encode(code, errors), digest_size=16).hexdigest() for url, caption in keys]
+    return uids, [hash64((url + caption).encode(code, errors))[0] for url, caption in zip(urls, captions, strict=True)]

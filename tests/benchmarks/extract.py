@@ -22,7 +22,6 @@ from collections import Counter
 from pathlib import Path
 
 from wat2mds.drops import DropReason
-from wat2mds.pairs.rules import Pair
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
 from wat2mds.stages.extract.pages import IMAGE_LINK, read_page
@@ -103,14 +102,14 @@ def child(contender: str, wat: str) -> None:
 
 
 def our_pairs(wat: Path) -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     with wat.open("rb") as stream:
         for record in read_records(stream, wat.stat().st_size):
             page = _page(record)
             if page is not None and isinstance(record, Record) and record.exact:
                 base = base_of(page, COMPATIBLE.extract)
                 judged = (judge_as_cc2dataset(link, base, COMPATIBLE.extract) for link in page.images)
-                found += [(made[0].url, made[0].caption) for made in judged if not isinstance(made, DropReason)]
+                found += [(made[0], made[2]) for made in judged if not isinstance(made, DropReason)]
     return found
 
 
@@ -118,7 +117,7 @@ def _page(record, salvage=False):  # type: ignore[no-untyped-def]
     if not isinstance(record, Record) or IMAGE_LINK not in record.data:
         return None
     try:
-        return read_page(record.data, salvage)
+        return read_page(record.text, record.start, record.end, salvage)
     except (ValueError, RecursionError):
         return None
 
@@ -155,28 +154,21 @@ def show_differences() -> None:
                 ours, theirs = base_of(page, NORMAL.extract), base_of(page, COMPATIBLE.extract)
                 for link in page.images:
                     peer = judge_as_cc2dataset(link, theirs, COMPATIBLE.extract) if strict else None
-                    counts[_difference(_pair(judge(link, ours, NORMAL.extract)), _pair(peer), strict)] += 1
+                    counts[_difference(judge(link, ours, NORMAL.extract), peer, strict)] += 1
     print("\nNormal mode against cc2dataset, link by link, over the same WATs\n")
     for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
         print(f"  {count:>7,}  {reason}")
 
 
-def _pair(made: object) -> object:
-    """The pair of a verdict that is one, else the verdict."""
-    return made[0] if type(made) is tuple else made
-
-
 def _difference(ours: object, peer: object, strict: bool) -> str:
-    if isinstance(ours, Pair):
+    if isinstance(ours, tuple):
         if not strict:
             return "only here: the record's length or JSON is damaged, and it is saved"
-        if not isinstance(peer, Pair):
+        if not isinstance(peer, tuple):
             return "only here: the URL is found (white space, scheme in capitals)"
-        changed = [
-            name for name, one, other in (("URL", ours.url, peer.url), ("caption", ours.caption, peer.caption)) if one != other
-        ]
+        changed = [name for name, one, other in (("URL", ours[0], peer[0]), ("caption", ours[2], peer[2])) if one != other]
         return f"in both, {' and '.join(changed)} cleaned" if changed else "in both, the same"
-    if isinstance(peer, Pair):
+    if isinstance(peer, tuple):
         return f"only cc2dataset: dropped here as {ours}"
     return "in neither: no alt text" if ours == "no_caption" else f"in neither: {ours}"
 

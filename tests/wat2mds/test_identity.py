@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wat2mds.identity import laion_hash, normalize_url, uid
+from wat2mds.identity import _PLAIN, _normalize_any, identities, laion_hash, normalize_url, uid
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,49 @@ def test_normal_form_is_stable(path: str) -> None:
     except ValueError:
         return
     assert normalize_url(once) == once
+
+
+_PIECES = [
+    "/",
+    "//",
+    ".",
+    "a",
+    "B",
+    "?",
+    "??",
+    "#",
+    " ",
+    "%",
+    "%7e",
+    "%C3",
+    "[",
+    "]",
+    "|",
+    "\\",
+    ";",
+    "&",
+    '"',
+    "<",
+    ":80",
+    "é",
+    "\t",
+    "\x7f",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(["http", "https"]), st.lists(st.sampled_from(_PIECES), max_size=8).map("".join))
+def test_the_short_way_normalises_as_the_long_one(scheme: str, rest: str) -> None:
+    url = f"{scheme}://Ex.com./{rest}"
+    if not _PLAIN.fullmatch(url):
+        assert normalize_url(url) == _normalize_any(url)
+
+
+def test_identities_are_uid_and_laion_hash() -> None:
+    urls, normal, captions = ["http://A/é", "x"], ["http://a/%C3%A9", "y"], ["caption", "lone \ud800"]
+    uids, hashes = identities(urls, normal, captions)
+    assert uids == [uid(*pair) for pair in zip(normal, captions, strict=True)]
+    assert hashes == [laion_hash(*pair) for pair in zip(urls, captions, strict=True)]
 
 
 def test_uid_separates_its_fields() -> None:

@@ -26,6 +26,15 @@ class Pair(NamedTuple):
 
 def make_pair(url: str | None, base: Base, caption: str, settings: ExtractSettings) -> Pair | DropReason:
     """The pair of a URL, resolved against ``base``, and a caption, cleaned (``captions.clean_caption``)."""
+    found = admit(url, base, caption, settings)
+    if isinstance(found, DropReason):
+        return found
+    absolute, normalized = found
+    return Pair(uid(normalized, caption), laion_hash(absolute, caption), absolute, normalized, caption)
+
+
+def admit(url: str | None, base: Base, caption: str, settings: ExtractSettings) -> tuple[str, str] | DropReason:
+    """The absolute URL and the one for identity, of what makes a pair; ``make_pair`` without the hashes."""
     if not url or not url.strip():
         return DropReason.NO_URL
     if not caption:
@@ -46,8 +55,9 @@ def make_pair(url: str | None, base: Base, caption: str, settings: ExtractSettin
         host = normalized.split("/", 3)[2]
     except (ValueError, IndexError):
         return DropReason.BAD_URL
-    if normalized.partition("?")[0].lower().endswith(settings.unwanted_suffixes):
+    path = normalized.partition("?")[0] if "?" in normalized else normalized
+    if path.lower().endswith(settings.unwanted_suffixes):
         return DropReason.UNWANTED_TYPE
     if not is_public_name(host):
         return DropReason.PRIVATE_HOST
-    return Pair(uid(normalized, caption), laion_hash(url, caption), url, normalized, caption)
+    return url, normalized

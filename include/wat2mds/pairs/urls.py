@@ -13,15 +13,15 @@ from urllib.parse import urljoin
 import tldextract
 
 _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
-_WHITE = re.compile(r"\s|[\x1c-\x1f]")
+_WHITE = re.compile(r"[\s\x1c-\x1f]")
 # Without dot segments, parameters, fragments and empty queries, joining is putting together.
-_CHARACTERS = r"[^/?#;\\\s\x00-\x20]"
+_CHARACTERS = r"[^/?#;\\\x00-\x1f]"
 _NO_DOTS = r"(?!\.{1,2}(?:[/?]|$))"
-_QUERY = r"(?:\?[^#;\s\x00-\x20]+)?"
+_QUERY = r"(?:\?[^#;\x00-\x1f]+)?"
 _PATH = rf"{_NO_DOTS}{_CHARACTERS}*(?:/{_NO_DOTS}{_CHARACTERS}*)*{_QUERY}"
 _PLAIN_BASE = re.compile(rf"(https?://[A-Za-z0-9.:-]+)(/(?:{_NO_DOTS}{_CHARACTERS}+/)*){_NO_DOTS}{_CHARACTERS}*(?:\?[^#\s]*)?")
 _FROM_ROOT = re.compile(rf"/(?!/){_PATH}")
-_FROM_FOLDER = re.compile(rf"((?:\.\.?/)*)(?![^/?]*:)({_NO_DOTS}{_CHARACTERS}+(?:/{_NO_DOTS}{_CHARACTERS}+)*/?{_QUERY})")
+_FROM_FOLDER = re.compile(rf"(?! )((?:\.\.?/)*)(?![^/?]*:)({_NO_DOTS}{_CHARACTERS}+(?:/{_NO_DOTS}{_CHARACTERS}+)*/?{_QUERY})")
 _FROM_SCHEME = re.compile(rf"//[A-Za-z0-9.-]+/{_PATH}")
 
 
@@ -42,6 +42,8 @@ class Base:
 
     def join(self, url: str) -> str:
         """``urljoin``; what it refuses stays as it is."""
+        if url.startswith("data:"):
+            return url
         try:
             if self._simple:
                 if _FROM_ROOT.fullmatch(url):
@@ -67,7 +69,7 @@ class Base:
 
 def resolve(url: str, base: Base) -> str:
     """An absolute URL, as a browser would find it: stripped, ``&amp;`` decoded, joined to the page's base."""
-    if _WHITE.search(url):
+    if (" " in url or not url.isprintable()) and _WHITE.search(url):  # all white space else is not printable
         url = url.strip().translate({9: None, 10: None, 13: None})
     if "&amp;" in url:
         url = url.replace("&amp;", "&")

@@ -18,6 +18,7 @@ import msgspec
 from wat2mds.pairs.licenses import MARKER
 
 IMAGE_LINK = b'"IMG@/src"'
+_BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not gives invalid JSON when it is cut
 HTML = b'"HTML-Metadata"'
 _HEADER = b'"WARC-Header-Metadata":'
 _STATUS = b'"Response-Message":'
@@ -88,22 +89,22 @@ _status = msgspec.json.Decoder(_Status)
 _strict = msgspec.json.Decoder(_Wat)
 
 
-def read_page(data: bytes, salvage: bool = True) -> Page | None:
-    """The page, or None where it has no image link. Raises ValueError or RecursionError for damaged JSON.
-
-    Without ``salvage`` what is not valid as it stands is damaged, as it is to cc2dataset.
+def read_page(text: bytes, start: int, end: int, salvage: bool = True) -> Page | None:
+    """The page of the block ``text[start:end]``, or None where it has no image link. Raises ValueError or RecursionError for damaged
+    JSON. Without ``salvage`` what is not valid as it stands is damaged, as it is to cc2dataset.
     """
+    page = _cut_page(text, start, end)
+    if page is not None:
+        return page if page.images else None
+    data = text[start:end].strip() if salvage else text[start:end]
     try:
-        page = _cut_page(data)
-        if page is not None:
-            return page if page.images else None
         wat = _strict.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         if not salvage:
             raise
-        text = data.decode("utf-8", "replace").lstrip("\ufeff \r\n\t")
+        decoded = data.decode("utf-8", "replace").lstrip("\ufeff \r\n\t")
         # Old tools let the JSON run past Content-Length; what follows a whole object is not looked at.
-        found, _ = json.JSONDecoder(strict=False).raw_decode(text)
+        found, _ = json.JSONDecoder(strict=False).raw_decode(decoded)
         if not isinstance(found, dict):
             raise ValueError("the record's block is not a JSON object") from None
         wat = msgspec.convert(_tame(found), _Wat)
@@ -128,33 +129,35 @@ def read_page(data: bytes, salvage: bool = True) -> Page | None:
     )
 
 
-def _cut_page(data: bytes) -> Page | None:
-    """The short way; None where the record wants the long one. Quotation marks within JSON strings are escaped, so a key or value in
-    its own quotes is found as what it is; a brace within a string gives invalid JSON, and so the long way."""
-    html = data.find(HTML)
-    if html < 0 or MARKER in data or not data.endswith(b"}") or not data.startswith(b"{"):
+def _cut_page(text: bytes, start: int, end: int) -> Page | None:
+    """The short way, without a copy of the block ``text[start:end]``; None where the record wants the long one. Quotation marks within
+    JSON strings are escaped, so a key or value in its own quotes is found as what it is; a brace within a string gives invalid JSON,
+    and so the long way."""
+    find = text.find
+    html = find(HTML, start, end)
+    if html < 0 or text[end - 1 : end] != b"}" or text[start : start + 1] != b"{" or find(MARKER, start, end) >= 0:
         return None
-    head = data.find(b'"Head":', html)
-    if head >= 0 and data.find(b'"Base"', head, data.find(b'"Links":', head)) >= 0:
+    head = find(b'"Head":', html, end)
+    if head >= 0 and find(b'"Base"', head, find(b'"Links":', head, end)) >= 0:
         return None
     cut = []
-    at = data.find(IMAGE_LINK, html)
+    at = find(IMAGE_LINK, html, end)
     while at >= 0:
-        end = data.find(b"}", at) + 1
-        cut.append(data[data.rfind(b"{", html, at) : end])
-        at = data.find(IMAGE_LINK, end) if end else -1
+        after = find(b"}", at, end) + 1
+        cut.append(text[at - len(_BEFORE_IMAGE) : after])
+        at = find(IMAGE_LINK, after, end) if after else -1
     try:
         links = _links.decode(b"[%b]" % b",".join(cut))
-        header = _header.decode(_flat_object(data, data.rfind(_HEADER)))
-        status = _status.decode(_flat_object(data, data.find(_STATUS)))
+        header = _header.decode(_flat_object(text, text.rfind(_HEADER, start, end), end))
+        status = _status.decode(_flat_object(text, find(_STATUS, start, end), end))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return Page([link for link in links if link.path == _IMAGE_PATH], header.uri, header.date, status.code)
 
 
-def _flat_object(data: bytes, key: int) -> bytes:
+def _flat_object(text: bytes, key: int, end: int) -> bytes:
     """The object that is the value of the key at a position."""
-    return data[data.find(b"{", key) : data.find(b"}", key) + 1] if key >= 0 else b"{}"
+    return text[text.find(b"{", key, end) : text.find(b"}", key, end) + 1] if key >= 0 else b"{}"
 
 
 _TEXT_KEYS = {"path", "url", "alt", "title", "rel", "Base", "Status", "WARC-Target-URI", "WARC-Date"}

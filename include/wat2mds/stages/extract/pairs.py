@@ -14,13 +14,14 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from wat2mds.drops import DropReason
-from wat2mds.identity import laion_hash, uid
+from wat2mds.identity import identities
 from wat2mds.pairs.captions import clean_caption
 from wat2mds.pairs.licenses import find_license
-from wat2mds.pairs.rules import Pair, make_pair
+from wat2mds.pairs.rules import admit
 from wat2mds.pairs.urls import Base
 from wat2mds.schema import PAIRS
 from wat2mds.settings import ExtractSettings
@@ -32,16 +33,22 @@ _TARGET = re.compile(rb"\nWARC-Target-URI:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
 
 
-def judge(link: Link, base: Base, settings: ExtractSettings) -> tuple[Pair, str] | DropReason:
-    """The pair that a link gives and what gave its caption, or why it gives none."""
+# What a link gives: a pair without its hashes, which are made for many at once. A plain tuple of these columns of schema.PAIRS,
+# because the garbage collector need not follow it.
+FOUND_COLUMNS = ("url", "url_normalized", "caption", "caption_source")
+Found = tuple[str, str, str, str]
+
+
+def judge(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
+    """The pair that a link gives, or why it gives none."""
     caption, source = clean_caption(link.alt) if link.alt else "", "alt"
     if not caption and settings.title_fallback and link.title:
         caption, source = clean_caption(link.title), "title"
-    made = make_pair(link.url, base, caption, settings)
-    return made if isinstance(made, DropReason) else (made, source)
+    admitted = admit(link.url, base, caption, settings)
+    return admitted if isinstance(admitted, DropReason) else (*admitted, caption, source)
 
 
-def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> tuple[Pair, str] | DropReason:
+def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
     """cc2dataset 1.5.0, ``extract_documents_from_wat``. A link without url makes it lose the whole file; here it loses the link."""
     del settings
     if not link.alt:
@@ -53,7 +60,7 @@ def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> tu
         url = base.join(url)
         if not url.startswith(("http://", "https://")):
             return DropReason.BAD_URL
-    return Pair(uid(url, link.alt), laion_hash(url, link.alt), url, url, link.alt), "alt"
+    return url, url, link.alt, "alt"
 
 
 def base_of(page: Page, settings: ExtractSettings) -> Base:
@@ -68,7 +75,8 @@ class PairMaker:
         self._settings = settings
         self._judge = judge if settings.compatibility is None else judge_as_cc2dataset
         self._place = {"snapshot": snapshot, "segment": segment, "wat_file": wat_file}
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[Found] = []
+        self._counts: list[int] = []  # of each page's pairs
         self._pages: list[tuple[Any, ...]] = []
         self.links = 0
         self.pairs = 0
@@ -83,13 +91,13 @@ class PairMaker:
         """Take one record's links. Returns why the record gave no page with image links, or None, and what the parser said."""
         if record.text.find(IMAGE_LINK, record.start, record.end) < 0:
             return _without_images(record)
-        if not _METADATA.search(record.text, record.begin, record.start):
+        if not _is_metadata(record):
             return DropReason.NOT_METADATA, ""
         salvage = self._settings.compatibility is None
         if not record.exact and not salvage:
             return DropReason.BAD_RECORD, "Content-Length is not the block's length"
         try:
-            page = read_page(record.data.strip() if salvage else record.data, salvage)
+            page = read_page(record.text, record.start, record.end, salvage)
         except (ValueError, RecursionError) as error:
             return DropReason.BAD_RECORD, str(error) if record.exact else f"Content-Length is not the block's length; {error}"
         self.mended += not record.exact
@@ -103,17 +111,19 @@ class PairMaker:
         if not page.url:
             page.url = _header(_TARGET, record)
         base = base_of(page, settings)
-        number = len(self._pages)
         before = len(rows)
+        dropped: list[DropReason] = []
         for link in page.images:
             made = judge_link(link, base, settings)
             if type(made) is tuple:
-                rows.append((*made[0], made[1], number))
+                rows.append(made)
             else:
-                self.drops[made] += 1  # type: ignore[index]
+                dropped.append(made)  # type: ignore[arg-type]
         self.links += len(page.images)
+        self.drops.update([reason._value_ for reason in dropped])  # an enum member's own hash is slow
         if len(rows) == before:
             return
+        self._counts.append(len(rows) - before)
         status = page.status
         license_ = find_license(page.license_links) if page.license_links else None
         self._pages.append((
@@ -126,16 +136,15 @@ class PairMaker:
 
     def take(self) -> dict[str, Any]:
         """The pairs collected since the last call, as columns of schema.PAIRS."""
-        rows, pages = self._rows, self._pages
-        self._rows, self._pages = [], []
+        rows, pages, counts = self._rows, self._pages, self._counts
+        self._rows, self._pages, self._counts = [], [], []
         self.pairs += len(rows)
         if not rows:
             return {"uid": []}
-        names = ("uid", "laion_hash", "url", "url_normalized", "caption", "caption_source")
-        *values, numbers = zip(*rows, strict=True)
-        columns: dict[str, Any] = dict(zip(names, values, strict=True))
+        columns: dict[str, Any] = dict(zip(FOUND_COLUMNS, zip(*rows, strict=True), strict=True))
+        columns["uid"], columns["laion_hash"] = identities(columns["url"], columns["url_normalized"], columns["caption"])
         columns |= {name: pa.repeat(value, len(rows)) for name, value in self._place.items()}
-        index = pa.array(numbers, pa.int32())
+        index = pa.array(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
         for name, column in zip(_PAGE_COLUMNS, zip(*pages, strict=True), strict=True):
             columns[name] = pa.array(column, PAIRS.schema.field(name).type).take(index)
         return columns
@@ -146,8 +155,13 @@ _PAGE_COLUMNS = (
 )  # fmt: skip
 
 
+def _is_metadata(record: Record) -> bool:
+    as_written = record.text.find(b"\nWARC-Type: metadata\r\n", record.begin, record.start) >= 0
+    return as_written or _METADATA.search(record.text, record.begin, record.start) is not None
+
+
 def _without_images(record: Record) -> tuple[DropReason, str]:
-    if not _METADATA.search(record.text, record.begin, record.start):
+    if not _is_metadata(record):
         return DropReason.NOT_METADATA, ""
     if record.text.find(HTML, record.start, record.end) >= 0:
         return DropReason.NO_IMAGE_LINK, ""

@@ -80,15 +80,17 @@ def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
     while source.position < source.size:
         start = kept = source.position
         begins = True
+        inflater: Any = isal_zlib.decompressobj(wbits=31)
         try:
-            for piece, ends in _inflate(source):
-                record = _only_record(piece, start) if begins and ends and framer.empty else None
-                if record is not None:
-                    if damage is not None:
-                        yield damage
-                        damage = None
-                    yield record
-                    break
+            first = _inflate(source, inflater)
+            record = _only_record(first, start) if inflater.eof and framer.empty else None
+            if record is not None:
+                if damage is not None:
+                    yield damage
+                    damage = None
+                yield record
+                continue
+            for piece, ends in _pieces(source, inflater, first):
                 for found in framer.feed(piece, start, begins=begins, ends=ends):
                     if damage is not None:
                         yield damage
@@ -111,17 +113,22 @@ def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
         yield damage
 
 
-def _inflate(source: _Source) -> Iterator[tuple[bytes, bool]]:
-    """The pieces of the gzip member at the source's position, and whether each is the last. Raises isal_zlib.error or EOFError."""
-    inflater: Any = isal_zlib.decompressobj(wbits=31)
+def _inflate(source: _Source, inflater: Any) -> bytes:
+    """The next piece of the gzip member that is being read. Raises isal_zlib.error, or EOFError where there is no more."""
+    window = source.take(_SLICE)
+    if not window:
+        raise EOFError
+    piece: bytes = inflater.decompress(window)
+    if inflater.eof:
+        source.give_back(len(inflater.unused_data))
+    return piece
+
+
+def _pieces(source: _Source, inflater: Any, first: bytes) -> Iterator[tuple[bytes, bool]]:
+    """All pieces of a gzip member of which the first has been read, and whether each is the last."""
+    yield first, inflater.eof
     while not inflater.eof:
-        window = source.take(_SLICE)
-        if not window:
-            raise EOFError
-        piece = inflater.decompress(window)
-        if inflater.eof:
-            source.give_back(len(inflater.unused_data))
-        yield piece, inflater.eof
+        yield _inflate(source, inflater), inflater.eof
 
 
 def _only_record(piece: bytes, offset: int) -> Record | None:

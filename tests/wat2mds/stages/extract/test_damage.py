@@ -304,14 +304,14 @@ def test_the_short_way_and_the_long_way_read_the_same_page(links: list[Any], uri
     data = _document(links, uri, None)
     try:
         _strict.decode(data)
-        short = _cut_page(data)
+        short = _cut_page(data, 0, len(data))
     except (ValueError, UnicodeDecodeError):
         return
     if short is not None:
         images = [x for x in links if x.get("path") == "IMG@/src"]
         assert [(x.url, x.alt, x.title) for x in short.images] == [(x.get("url"), x.get("alt"), x.get("title")) for x in images]
         assert short.url == uri
-        assert (read_page(data) is None) == (not images)
+        assert (read_page(data, 0, len(data)) is None) == (not images)
 
 
 _PARTS = [
@@ -335,6 +335,10 @@ _PARTS = [
     "[",
     "h.com",
     "=",
+    " ",
+    "data:",
+    "\t",
+    "\u2003",
 ]
 _urls = st.lists(st.sampled_from(_PARTS), max_size=7).map("".join)
 _bases = st.sampled_from(
@@ -345,6 +349,7 @@ _bases = st.sampled_from(
         "http://h.com?x/y",
         "http://h.com//a//b/",
         "http://h.com/a/./b;p/c",
+        "http://h.com/a b/c d?e f",
     ]
 )
 
