@@ -20,7 +20,22 @@ CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalak
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
 # Core modules that DAG files and plugins may load: they are read every few seconds, by every component.
-LIGHT_CORE = {"errors", "settings", "drops", "layout", "s3", "store", "manifest", "plan", "snapshots", "identity"}
+LIGHT_CORE = {
+    *(
+        "errors",
+        "settings",
+        "stage_settings",
+        "drops",
+        "layout",
+        "s3",
+        "ranged",
+        "store",
+        "manifest",
+        "plan",
+        "snapshots",
+        "identity",
+    ),
+}
 HEAVY = {
     *("numpy", "pandas", "pyarrow", "deltalake", "torch", "torchvision", "open_clip", "img2dataset", "streaming"),
     *("great_expectations", "fastwarc", "cv2", "boto3", "faiss", "transformers", "lingua"),

@@ -11,7 +11,6 @@ What does not belong here: what the objects mean (``manifest.py``, the stages).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import random
@@ -42,6 +41,7 @@ from wat2mds.layout import Layout as Layout
 from wat2mds.layout import join as join
 from wat2mds.layout import normalize as normalize
 from wat2mds.layout import split as split
+from wat2mds.ranged import Ranged
 from wat2mds.settings import Deployment, deployment
 
 log = logging.getLogger(__name__)
@@ -58,35 +58,6 @@ class Object(NamedTuple):
     size: int
     tag: str
     modified: datetime
-
-
-class _Ranged(io.RawIOBase):
-    """obstore's reader as Python's own kind of file, which Arrow asks for."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._reader.read(len(buffer))
-        buffer[: len(data)] = memoryview(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._reader.close()
-        super().close()
 
 
 class _Taken(Exception):
@@ -127,8 +98,11 @@ class Store:
     def read_range(self, path: str, start: int, end: int, tag: str) -> bytes:
         """Bytes ``start`` to ``end`` of an object as long as it has this tag. Raises FileNotFoundError."""
         options: Any = {"range": (start, end), "if_match": f'"{tag}"'}
-        with self._translated("read", path):
-            return bytes(obstore.get(self._reader(path), path, options=options).bytes())
+        try:
+            with self._translated("read", path):
+                return bytes(obstore.get(self._reader(path), path, options=options).bytes())
+        except _Taken:
+            raise TransientError(f"{join(self.url, path)} was replaced while it was read") from None
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
@@ -144,7 +118,7 @@ class Store:
             return
         with self._translated("open", path):
             reader = obstore.open_reader(self._reader(path), path, buffer_size=4 << 20)
-        with _Ranged(reader) as ranged:
+        with Ranged(reader) as ranged:
             yield ranged
 
     def write(self, path: str, data: bytes) -> None:

@@ -54,7 +54,7 @@ from collections import Counter
 import numpy as np
 
 from tests.benchmarks.synthetic import batch, uids_of
-from wat2mds.settings import DedupSettings
+from wat2mds.stage_settings import DedupSettings
 from wat2mds.stages.dedup import _decide
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.stages.dedup.session import Session

@@ -13,7 +13,8 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.airflow_env import DAGS, INCLUDE, PLUGINS
-from wat2mds.settings import DownloadSettings, profile_names, setting_keys
+from wat2mds.settings import profile_names, setting_keys
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds_form import IMPORT_PARAMS, PARAMS
 
 DAG_IDS = {"build_dataset", "build_from_metadata"}

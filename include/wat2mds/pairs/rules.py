@@ -11,7 +11,7 @@ from typing import NamedTuple
 from wat2mds.drops import DropReason
 from wat2mds.identity import laion_hash, normalize_url, uid
 from wat2mds.pairs.urls import Base, is_public_name, resolve
-from wat2mds.settings import ExtractSettings
+from wat2mds.stage_settings import ExtractSettings
 
 
 class Pair(NamedTuple):

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from wat2mds.errors import DataError, TransientError, Wat2MdsError
 from wat2mds.manifest import Flow, Input, Manifest, Unit
 from wat2mds.progress import Progress
-from wat2mds.settings import Settings, UploadSettings
+from wat2mds.settings import Settings
+from wat2mds.stage_settings import UploadSettings
 from wat2mds.store import Store, file_hash
 from wat2mds.versions import StoredObject
 

@@ -78,7 +78,7 @@ def snapshot(store: Store, prefix: str = "") -> dict[str, str]:
     return {
         entry.path: hashlib.sha256(store.read(entry.path)).hexdigest()
         for entry in store.walk(prefix)
-        if entry.path.startswith(kinds) and not re.search(r"version\.json|/index\.\w+\.json", entry.path)
+        if entry.path.startswith(kinds) and not re.search(r"version\.json|^versions/units/|/index\.\w+\.json", entry.path)
     }
 
 

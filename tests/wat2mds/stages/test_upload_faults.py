@@ -17,7 +17,8 @@ from tests.wat2mds.fault_proxy import KINDS, FaultProxy
 from tests.wat2mds.stages.conftest import build_wat_file
 from wat2mds.errors import TransientError
 from wat2mds.manifest import Manifest
-from wat2mds.settings import Settings, UploadSettings, child_environment
+from wat2mds.settings import Settings, child_environment
+from wat2mds.stage_settings import UploadSettings
 from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Layout
 from wat2mds.versions import newest_version, read_index, version_numbers
@@ -135,7 +136,8 @@ def test_a_hundred_seeded_runs(
 KILLED = """
 import sys
 from wat2mds.manifest import read_manifest
-from wat2mds.settings import Settings, UploadSettings, child_environment
+from wat2mds.settings import Settings, child_environment
+from wat2mds.stage_settings import UploadSettings
 from wat2mds.stages import upload
 
 settings = Settings().model_copy(update={"upload": UploadSettings.model_construct(threads=2, part_bytes=int(sys.argv[4]))})

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from wat2mds.errors import TransientError, Wat2MdsError
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
 from wat2mds.schema import MDS_COLUMNS, Column
-from wat2mds.settings import ConvertSettings
+from wat2mds.stage_settings import ConvertSettings
 from wat2mds.stages.convert.kept import Kept, image_hash
 
 declare_torchvision_ops()

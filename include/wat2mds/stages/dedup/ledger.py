@@ -31,7 +31,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 from wat2mds.errors import DataError, TransientError
-from wat2mds.settings import DedupSettings
+from wat2mds.stage_settings import DedupSettings
 from wat2mds.stages.dedup import uids as arrays
 from wat2mds.stages.dedup.claims import Bin, Footer, Release, State, released
 from wat2mds.stages.dedup.filters import Filters

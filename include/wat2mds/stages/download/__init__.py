@@ -33,7 +33,8 @@ from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.manifest import Flow, Manifest, Unit
 from wat2mds.schema import SAMPLES
-from wat2mds.settings import DownloadSettings, Settings
+from wat2mds.settings import Settings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.fetch import user_agent
 from wat2mds.stages.download.shards import cut
 from wat2mds.stages.download.workers import download

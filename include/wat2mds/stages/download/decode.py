@@ -23,7 +23,7 @@ import exifread
 
 from wat2mds.drops import DropReason
 from wat2mds.models.pictures import content_box
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download import images
 from wat2mds.stages.download.img2dataset_modules import resizer
 from wat2mds.stages.download.refusal import Refused

@@ -19,7 +19,7 @@ from typing import Any
 
 from wat2mds.drops import DropReason
 from wat2mds.errors import TransientError
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.decoders import Decoders
 from wat2mds.stages.download.fetch import Fetcher
 from wat2mds.stages.download.images import hashes

@@ -26,7 +26,7 @@ from wat2mds import __version__
 from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.identity import DEFAULT_PORTS
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.addresses import Resolver
 from wat2mds.stages.download.connections import next_wait, pool_manager, remaining, within
 from wat2mds.stages.download.refusal import Refused

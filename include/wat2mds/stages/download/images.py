@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from wat2mds.drops import DropReason
 from wat2mds.models.pictures import Box, pdq_of
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.refusal import Refused
 
 _ORIENTATION = 274  # EXIF tag, 1 to 8; 5 to 8 swap the sides

@@ -29,7 +29,7 @@ from typing import Any
 
 from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
 from wat2mds.progress import Progress
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.shards import Task
 
 log = logging.getLogger(__name__)

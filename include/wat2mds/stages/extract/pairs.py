@@ -24,7 +24,7 @@ from wat2mds.pairs.licenses import find_license
 from wat2mds.pairs.rules import admit
 from wat2mds.pairs.urls import Base
 from wat2mds.schema import PAIRS
-from wat2mds.settings import ExtractSettings
+from wat2mds.stage_settings import ExtractSettings
 from wat2mds.stages.extract.pages import HTML, IMAGE_LINK, Link, Page, read_page
 from wat2mds.stages.extract.records import Record
 

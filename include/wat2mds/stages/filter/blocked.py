@@ -25,7 +25,8 @@ from wat2mds.errors import ConfigError
 from wat2mds.identity import normalize_host, normalize_url
 from wat2mds.manifest import Input, Manifest, Unit
 from wat2mds.schema import SAMPLES
-from wat2mds.settings import FilterSettings, Settings
+from wat2mds.settings import Settings
+from wat2mds.stage_settings import FilterSettings
 from wat2mds.store import Store, join, split
 
 log = logging.getLogger(__name__)

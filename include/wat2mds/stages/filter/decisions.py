@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from wat2mds.drops import DropReason
 from wat2mds.manifest import Flow
-from wat2mds.settings import FilterSettings
+from wat2mds.stage_settings import FilterSettings
 
 # The columns of scores that decisions are made from.
 READS = (

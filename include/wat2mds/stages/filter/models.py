@@ -8,7 +8,7 @@ from __future__ import annotations
 from wat2mds.manifest import Input
 from wat2mds.models.clip import model_identity
 from wat2mds.models.heads import head_identity
-from wat2mds.settings import FilterSettings
+from wat2mds.stage_settings import FilterSettings
 
 # Setting that names a head: the criterion that reads its score, and the column of the score.
 HEADS = {"safety_head": "max_punsafe", "watermark_head": "max_pwatermark", "aesthetic_head": "min_aesthetic"}

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from wat2mds.errors import DataError
 from wat2mds.lineage import ancestry, parent
 from wat2mds.manifest import Input, Manifest, read_manifest
-from wat2mds.settings import FilterSettings, Settings
+from wat2mds.settings import Settings
+from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.blocked import SETTINGS, find, read_lists, read_report
 from wat2mds.stages.filter.decisions import READS, decide
 from wat2mds.stages.filter.models import HEADS, models

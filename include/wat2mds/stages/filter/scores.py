@@ -28,7 +28,7 @@ from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
 from wat2mds.models.zero_shot import load_zero_shot
 from wat2mds.schema import SCORES, table_of
-from wat2mds.settings import FilterSettings
+from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.languages import detect_languages
 from wat2mds.stages.filter.models import COLUMNS
 

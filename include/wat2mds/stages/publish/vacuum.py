@@ -122,7 +122,7 @@ def _removable(path: str, standing: list[int], tables: set[str], named: set[str]
     if len(rest) < 2 or not rest[0].isdigit() or rest[-1] in ("version.json", "withdrawn.json"):
         return False
     # Beside a standing record lies what is derived from it; what an attempt left that lost the number is an index.
-    return int(rest[0]) not in standing or rest[-1].startswith("index.")
+    return int(rest[0]) not in standing or (len(rest) == 2 and rest[1].startswith("index."))
 
 
 def _named(dataset_url: str, standing: list[int]) -> set[str]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wat2mds.quality import read_report
-from wat2mds.settings import ValidateSettings
+from wat2mds.stage_settings import ValidateSettings
 from wat2mds.stages.validate.frames import Tables
 from wat2mds.versions import newest_version, unit_key
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wat2mds.errors import DataError
-from wat2mds.settings import DedupSettings
+from wat2mds.stage_settings import DedupSettings
 from wat2mds.stages.dedup.filters import ranges
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.stages.dedup.session import OTHERS, Session
@@ -161,7 +161,7 @@ def test_no_ledger_is_said_so(tmp_path: Path) -> None:
 RACER = """
 import random, sys
 import numpy as np
-from wat2mds.settings import DedupSettings
+from wat2mds.stage_settings import DedupSettings
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.stages.dedup.session import Session
 from wat2mds.stages.dedup.uids import KIND

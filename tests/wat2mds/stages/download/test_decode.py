@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from wat2mds.drops import DropReason
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.decode import Decoded, Decoder
 from wat2mds.stages.download.refusal import Refused
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.wat2mds.stages.download.hostile_origin import picture
 from wat2mds.drops import DropReason
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.decode import Decoded, Decoder
 from wat2mds.stages.download.decoders import Decoders
 from wat2mds.stages.download.refusal import Refused

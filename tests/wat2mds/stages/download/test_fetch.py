@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from tests.wat2mds.stages.download.hostile_origin import Behaviour, HostileOrigin, reply
 from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.addresses import Resolver
 from wat2mds.stages.download.fetch import Fetcher, user_agent
 from wat2mds.stages.download.refusal import Refused

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from tests.wat2mds.stages.download.hostile_origin import picture
 from wat2mds.drops import DropReason
 from wat2mds.models.pictures import content_box
-from wat2mds.settings import DownloadSettings
+from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download import images
 from wat2mds.stages.download.refusal import Refused
 

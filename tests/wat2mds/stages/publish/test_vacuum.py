@@ -62,7 +62,14 @@ def test_a_withdrawn_version_loses_what_it_alone_holds(anywhere: str, made_uploa
         f"metadata/{table_file.path}",
         unit_list.stored.path,
         first.index.path,
+        *(path for path in before if path.startswith(f"release/{old.extra['unit_name']}/")),
+        *(
+            path
+            for path in before
+            if path.startswith("versions/000001/") and not path.endswith(("version.json", "withdrawn.json"))
+        ),
     }
+    assert any("/card/" in path for path in gone), "its card shows what was withdrawn"
     with pytest.raises(DataError, match=r"version 1 .* was withdrawn .*\(asked to\)\. The next that stands is 2"):
         read_version(anywhere, 1)
     assert read_record(anywhere, 1).samples == first.samples  # of which there were how many: that stays
