@@ -81,6 +81,12 @@ class Live:
         found: dict[str, Any] = Store(self.layout(dataset).reports).read_json(f"{batch}.json")
         return found
 
+    def only_report(self, dataset: str) -> dict[str, Any]:
+        names, _ = Store(self.layout(dataset).reports).names()
+        (name,) = [name for name in names if name.endswith(".json")]
+        assert f"{name.removesuffix('.json')}.html" in names, "its page for people"
+        return self.report(dataset, name.removesuffix(".json"))
+
     def uids(self, dataset: str, version: Version | None = None) -> list[str]:
         url = self.layout(dataset).dataset
         table = open_table(url, version or read_version(url)).to_pyarrow_table(columns=["uid"])
@@ -282,7 +288,7 @@ def test_a_real_crawl_of_2008(live: Live, shared: Path) -> None:
     """Of its 666 links with alt every one ends published or under a stated drop reason; the tiny model's threshold is set to keep
     all, for it knows nothing of photographs."""
     live.build(snapshot=BLACKBOOK, dataset="blackbook", profile="laion400m", min_similarity=-1)
-    (report,) = [live.report("blackbook", n[:-5]) for n in Store(live.layout("blackbook").reports).names()[0]]
+    report = live.only_report("blackbook")
     assert report["funnel"]["problems"] == []
     lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
     links = lines["extract", "links"]
@@ -299,7 +305,7 @@ def test_a_real_crawl_of_2008(live: Live, shared: Path) -> None:
 def test_real_photographs(live: Live, shared: Path) -> None:
     """2,000 links of real pages and photographs; thresholds are set to keep all: the tiny model knows nothing of photographs."""
     live.build(snapshot=PHOTOGRAPHS, dataset="photographs", profile="laion400m", min_similarity=-1, threads=32)
-    (report,) = [live.report("photographs", n[:-5]) for n in Store(live.layout("photographs").reports).names()[0]]
+    report = live.only_report("photographs")
     assert report["funnel"]["problems"] == []
     lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
     assert lines["extract", "links"]["entered"] == 2000

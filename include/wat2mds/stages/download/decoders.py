@@ -17,6 +17,7 @@ Answers are JSON and bytes, never pickles: a decoder that a crafted image has ta
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -184,7 +185,10 @@ def _serve(pipe: Connection, decoder: Decoder, settings: DownloadSettings) -> No
     most = psutil.Process().memory_info().vms + settings.decode_memory
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # What a decoder's crash raises ends it, whatever handlers the process had that it was forked from.
+    faulthandler.disable()
+    for fatal in (signal.SIGALRM, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+        signal.signal(fatal, signal.SIG_DFL)
     # Of all processes of the machine, this is the one to end when memory is short.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 (a device of the kernel's)
         file.write("1000")

@@ -86,6 +86,20 @@ def test_a_decoder_killed_in_the_middle_costs_one_image(decoders: Decoders, kill
     assert decoders.cpu_seconds >= before + 0.2  # the dead one's time counts
 
 
+def test_a_crash_ends_a_decoder_whatever_its_parent_does_with_the_signal() -> None:
+    handler = signal.signal(signal.SIGSEGV, lambda *_: None)
+    try:
+        decoders = Decoders(DownloadSettings())
+        assert decoders.decode(SMALL).width == 256  # it is up
+        psutil.Process(decoders.pid).send_signal(signal.SIGSEGV)
+        refused = attempt(decoders, SMALL)
+        assert isinstance(refused, Refused)
+        assert "SIGSEGV" in str(refused)
+        decoders.close()
+    finally:
+        signal.signal(signal.SIGSEGV, handler or signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("decoders", [{"decode_timeout": 2}], indirect=True)
 def test_an_image_that_takes_too_long(decoders: Decoders) -> None:
     refused = attempt(decoders, endless_scans())
