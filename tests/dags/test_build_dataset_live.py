@@ -66,6 +66,7 @@ class Live:
 
     def build(self, **conf: Any) -> str:
         """A manual run that must be green; its id."""
+        self.client.set_paused(DAG, False)
         run_id = self.client.trigger(DAG, conf)
         assert self.finish(run_id) == "success", self.explain(run_id)
         return run_id
