@@ -304,7 +304,8 @@ def test_a_real_crawl_of_2008(live: Live, shared: Path) -> None:
 
 @pytest.mark.shared
 def test_real_photographs(live: Live, shared: Path) -> None:
-    """2,000 links of real pages and photographs; thresholds are set to keep all: the tiny model knows nothing of photographs."""
+    """2,000 links of real pages and photographs. The tiny model knows nothing of photographs: the threshold is set to keep all, and what
+    LAION-400M's zero-shot rules drop by its tags is as good as drawn by lot."""
     live.build(snapshot=PHOTOGRAPHS, dataset="photographs", profile="laion400m", min_similarity=-1, threads=32)
     report = live.only_report("photographs")
     assert report["funnel"]["problems"] == []
@@ -314,8 +315,9 @@ def test_real_photographs(live: Live, shared: Path) -> None:
     assert download["entered"] > 1400
     assert download["drops"]["too_small_bytes"] > 200, "about a quarter of Common Crawl's images are below LAION's 5,000 bytes"
     assert download["left"] > 1100
-    assert lines["filter", "samples"]["drops"] == {}
-    assert read_all(live, "photographs") == lines["publish", "uploaded"]["left"] == download["left"]
+    tagged = lines["filter", "samples"]["drops"]
+    assert tagged.keys() <= {"underage", "animal"}
+    assert read_all(live, "photographs") == lines["publish", "uploaded"]["left"] == download["left"] - sum(tagged.values()) > 500
     licensed = open_table(live.layout("photographs").dataset, read_version(live.layout("photographs").dataset)).to_pyarrow_table()
     assert {"by", "by-sa", "by-nc-nd"} & set(licensed["license_type"].to_pylist())
 
