@@ -54,7 +54,7 @@ SHARED_PARAMS = {
         "Profile",
         "The set of thresholds and models to begin with.",
         type="string",
-        enum=["laion400m", "laion5b", "relaion_safe", "demo"],
+        enum=["laion400m", "laion5b", "relaion_safe", "datacomp_basic", "demo"],
     ),
     "image_size": _field(HOW, "Image size", "Side that images are resized to, pixels.", type="integer", minimum=16, maximum=4096),
     "resize_mode": _field(
@@ -162,6 +162,27 @@ IMPORT_PARAMS = {
     ),
     **SHARED_PARAMS,
 }
+RETRY_PARAMS = {
+    "dataset": SHARED_PARAMS["dataset"],
+    "early": Param(
+        False,
+        type="boolean",
+        section=WHAT,
+        title="Early",
+        description="Also failures whose pause (download.retry_days: 1, 3, then 7 days) has not passed; those given up stay so.",
+    ),
+    "processes": SHARED_PARAMS["processes"],
+    "threads": SHARED_PARAMS["threads"],
+    "allowed_failed_share": SHARED_PARAMS["allowed_failed_share"],
+}
+
+
+def retry_plan_arguments(context: Context) -> list[str]:
+    """The failures that are due."""
+    params = context["params"]
+    options = [f"--dataset={params['dataset']}"] if params["dataset"] is not None else []
+    options += ["--early"] if params["early"] else []
+    return ["plan-retries", *options, *_settings(params, {name: SETTINGS[name] for name in ("processes", "threads")})]
 
 
 def import_plan_arguments(context: Context) -> list[str]:

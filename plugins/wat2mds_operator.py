@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
 from wat2mds.plan import stage_arguments
 from wat2mds.settings import child_environment, deployment
+from wat2mds_metrics import DownloadMetrics
 from wat2mds_process import StageProcess
 from wat2mds_reports import QualityReport
 
@@ -93,7 +94,8 @@ class StageOperator(BaseOperator):
     """Runs ``wat2mds <stage> …`` as a process group of its own.
 
     ``units``: one unit or several, as ``plan`` hands them out; mappable. ``arguments``: the whole command line instead, as a list
-    or as a function of the task's context. ``returns``: the key of the summary that becomes the XCom; default the whole summary.
+    or as a function of the task's context. ``returns``: the key of the summary that becomes the XCom; default the whole summary. Where
+    that is empty, the task fails, or is skipped with what follows it if ``may_be_empty``.
     An asset among ``outlets`` gets its event's extra from the summary's ``asset``.
     """
 
@@ -109,6 +111,7 @@ class StageOperator(BaseOperator):
         units: Any = None,
         arguments: Sequence[str] | Callable[[Context], Sequence[str]] | None = None,
         returns: str | None = None,
+        may_be_empty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -116,6 +119,7 @@ class StageOperator(BaseOperator):
         self.units = units
         self.arguments = arguments
         self.returns = returns
+        self.may_be_empty = may_be_empty
         self._process: StageProcess | None = None
         if stage == "validate":
             self.operator_extra_links = (QualityReport(),)
@@ -130,7 +134,7 @@ class StageOperator(BaseOperator):
         logger = logging.getLogger(f"wat2mds.{self.stage}")
         logger.info("Running: %s", pasteable(arguments))
         process = self._process = StageProcess([*self.program, *arguments], stage_environment())
-        code = process.run(logger.log)
+        code = process.run(self._heard(logger))
         if code != 0:
             raise failure(code, process.last_error, arguments)
         summary = self._summary(process.last_line, arguments)
@@ -138,10 +142,24 @@ class StageOperator(BaseOperator):
             context["outlet_events"][outlet].extra = summary.get("asset", {})
         if self.returns is None:
             return summary
+        if not summary.get(self.returns) and self.may_be_empty:
+            raise AirflowSkipException(f"{self.stage} found nothing to do")
         if not summary.get(self.returns):
             # Mapping over nothing would skip all that follows and leave the run green.
             raise AirflowFailException(f"{self.stage} found nothing to do: its summary has no {self.returns!r}")
         return summary[self.returns]
+
+    def _heard(self, logger: logging.Logger) -> Callable[[int, str], object]:
+        """What is done with a line of the program's log; download's figures become Airflow's metrics too."""
+        if self.stage != "download":
+            return logger.log
+        metrics = DownloadMetrics(self.wat_file)
+
+        def heard(level: int, message: str) -> None:
+            logger.log(level, message)
+            metrics.hear(message)
+
+        return heard
 
     def on_kill(self) -> None:
         """Marked failed, cleared, timed out, or the worker is going down: nothing of the stage may go on."""

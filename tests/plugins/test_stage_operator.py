@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 import wat2mds_operator
 from wat2mds_operator import StageOperator, failure, pasteable, stage_environment
@@ -51,6 +51,13 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize(("may_be_empty", "ending"), [(False, AirflowFailException), (True, AirflowSkipException)])
+def test_an_empty_plan_fails_unless_nothing_to_do_is_right(stage, may_be_empty, ending):
+    operator = stage("print(json.dumps({'units': []}))", returns="units", may_be_empty=may_be_empty)
+    with pytest.raises(ending, match="nothing to do"):
+        operator.execute({})
 
 
 def test_the_last_line_of_stdout_becomes_the_xcom(stage, caplog):

@@ -30,8 +30,11 @@ from wat2mds.world.origin import AnswerTable
 
 # Reasons that the world leaves out: they need the real web, take long, or are no part of the demo profile.
 NOT_IN_THE_DEMO = {
-    "no_url", "dns", "connect", "tls", "timeout", "http_429", "http_4xx", "http_error", "too_large", "too_small_side", "aspect",
-    "animated", "decode_memory", "decode_timeout", "decode_crash", "blocked", "underage", "animal", "low_aesthetic", "language",
+    "no_url", "dns", "dns_unanswered", "connect", "tls", "timeout", "http_429", "http_4xx", "http_error", "robots_unavailable",
+    "too_large", "too_small_side", "aspect",
+    "animated", "decode_memory", "decode_timeout", "decode_crash", "blocked", "placeholder", "unsafe_word", "host_resting", "toxic",
+    "underage", "animal", "low_aesthetic", "language", "few_words", "few_characters", "small_original", "narrow_original",
+    "near_duplicate",
 }  # fmt: skip
 
 

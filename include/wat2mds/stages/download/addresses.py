@@ -119,9 +119,9 @@ class Resolver:
         try:
             found = self._names.get(host, wait)
         except TimeoutError:
-            raise Refused(DropReason.DNS, "host name did not resolve in time", transient=True) from None
+            raise Refused(DropReason.DNS_UNANSWERED, "host name did not resolve in time") from None
         if isinstance(found, Refused):
-            raise Refused(found.reason, str(found), transient=found.transient)
+            raise Refused(found.reason, str(found))
         return found
 
 
@@ -129,14 +129,15 @@ def _look_up(host: str) -> tuple[str, ...] | Refused:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     except socket.gaierror as error:
-        return Refused(DropReason.DNS, f"host name does not resolve: {error.strerror}", transient=error.errno == socket.EAI_AGAIN)
+        reason = DropReason.DNS_UNANSWERED if error.errno == socket.EAI_AGAIN else DropReason.DNS
+        return Refused(reason, f"host name does not resolve: {error.strerror}")
     except (OSError, UnicodeError) as error:  # UnicodeError: a label of no or more than 63 characters
         return Refused(DropReason.DNS, f"host name does not resolve: {error}")
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found)) or Refused(DropReason.DNS, "host name has no address")
 
 
 def _is_lasting(answer: tuple[str, ...] | Refused) -> bool:
-    return not (isinstance(answer, Refused) and answer.transient)
+    return not (isinstance(answer, Refused) and answer.at_once)
 
 
 def _world_address(text: str) -> tuple[str, int]:

@@ -84,29 +84,38 @@ def tls_context() -> ssl.SSLContext:
 
 def connect(resolver: Resolver, host: str, port: int) -> socket.socket:
     """A connection to the first address that answers, of those that passed the check. Raises Refused."""
-    failure = Refused(DropReason.CONNECT, "no connection", transient=True)
+    failure = Refused(DropReason.CONNECT, "no connection")
     for address, its_port in resolver.addresses(host, port, remaining())[:_TRIED_ADDRESSES]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             connection = _Socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise Refused(DropReason.CONNECT, f"no connection: {error}", transient=True) from error
+            raise Refused(DropReason.CONNECT, f"no connection: {error}") from error
         try:
             connection.settimeout(next_wait())
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.connect((address, its_port))
         except TimeoutError:
             connection.close()
-            failure = Refused(DropReason.TIMEOUT, "connect timed out", transient=True)
+            failure = Refused(DropReason.TIMEOUT, "connect timed out")
         except OSError as error:
             connection.close()
-            failure = Refused(DropReason.CONNECT, f"no connection: {error.strerror or error}", transient=True)
+            failure = Refused(DropReason.CONNECT, f"no connection: {error.strerror or error}")
         except BaseException:
             connection.close()
             raise
         else:
             return connection
     raise failure
+
+
+class _Pools(PoolManager):
+    def connection_from_host(
+        self, host: str | None, port: int | None = None, scheme: str | None = "http", pool_kwargs: dict[str, Any] | None = None
+    ) -> HTTPConnectionPool:
+        # urllib3's makes a key of all of its options for each request; here they are the same for all.
+        key: Any = scheme, host, port
+        return self.connection_from_pool_key(key, self.connection_pool_kw | {"scheme": scheme, "host": host, "port": port})
 
 
 def pool_manager(resolver: Resolver, threads: int) -> PoolManager:
@@ -128,6 +137,6 @@ def pool_manager(resolver: Resolver, threads: int) -> PoolManager:
 
     # It warns of every connection beyond the pool's size and of every odd header of the web.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-    manager = PoolManager(num_pools=_HOSTS, maxsize=threads, block=False, ssl_context=tls_context())
+    manager = _Pools(num_pools=_HOSTS, maxsize=threads, block=False, ssl_context=tls_context())
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
     return manager

@@ -3,35 +3,31 @@
 In: bytes from the web. Out: a Decoded, or Refused with its drop reason. Guaranteed: the same bytes and settings give the same
 answer; whatever a decoder raises is a Refused. What does not belong here: that a decoder may also crash, hang or eat the memory,
 for which this runs in a process of its own (``decoders.py``).
-
-Importing this module imports img2dataset, which costs 3 to 8 CPU seconds: the fork server alone does it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import exifread
+import numpy as np
 
 from wat2mds.drops import DropReason
 from wat2mds.models.pictures import content_box
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download import images
-from wat2mds.stages.download.img2dataset_modules import resizer
 from wat2mds.stages.download.refusal import Refused
+from wat2mds.stages.download.resizing import resize
 
-_REASONS = {
-    "image too small": DropReason.TOO_SMALL_SIDE,
-    "image area too large": DropReason.TOO_MANY_PIXELS,
-    "aspect ratio too large": DropReason.ASPECT,
+_ENCODERS = {
+    "jpg": (cv2.IMWRITE_JPEG_QUALITY, "image/jpeg"),
+    "png": (cv2.IMWRITE_PNG_COMPRESSION, "image/png"),
+    "webp": (cv2.IMWRITE_WEBP_QUALITY, "image/webp"),
 }
 _EXIF_CHARS = 100_000  # a camera writes some 5,000; a maker's note may hold megabytes
 # What cv2 says where the memory limit stopped it: cv::Error::StsNoMem.
@@ -49,8 +45,8 @@ class Decoded:
     original_height: int
     mime: str
     exif: str | None
-    pdq: str
-    pdq_quality: int
+    pdq: str | None
+    pdq_quality: int | None
 
 
 class Decoder:
@@ -58,22 +54,9 @@ class Decoder:
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings
-        self._resizer = resizer.Resizer(
-            image_size=settings.image_size,
-            resize_mode=settings.resize_mode,
-            resize_only_if_bigger=settings.resize_only_if_bigger,
-            encode_quality=settings.encode_quality,
-            encode_format=settings.encode_format,
-            skip_reencode=settings.skip_reencode,
-            min_image_size=settings.min_image_size,
-            max_image_area=settings.max_pixels,
-            max_aspect_ratio=settings.max_aspect_ratio or float("inf"),
-        )
-        # img2dataset's resizer points the process's stdout and stderr to /dev/null around each image, and makes the same two
-        # albumentations transforms anew for each, which costs 1 ms of 4.
-        resizer.SuppressStdoutStderr = contextlib.nullcontext
-        if not isinstance(resizer.A, _Transforms):
-            resizer.A = _Transforms(resizer.A)
+        quality, self._mime = _ENCODERS[settings.encode_format]
+        self._encoding = [quality, settings.encode_quality]
+        cv2.setNumThreads(1)  # the processes are what uses the cores
         quieten()
 
     def __call__(self, data: bytes) -> Decoded:
@@ -88,18 +71,22 @@ class Decoder:
             raise Refused(_reason(error), _message(error), mime=header.mime) from error
 
     def _decode(self, data: bytes, header: images.Header) -> Decoded:
-        lossless = images.plain(data, header, apply_icc=self._settings.icc == "apply")
-        stored, width, height, original_width, original_height, message = self._resizer(
-            io.BytesIO(data if lossless is None else lossless)
-        )
-        if message is not None:
-            raise Refused(
-                _REASONS.get(message, _reason(message)), (message.strip() or "Image decoding error").splitlines()[0][:300]
-            )
+        pixels, changed = images.decode(data, header, apply_icc=self._settings.icc == "apply")
+        original_height, original_width = pixels.shape[:2]
+        resized = resize(pixels, self._settings)
+        height, width = resized.shape[:2]
         sizes = width, height, original_width, original_height
-        bordered = self._settings.resize_mode == "border"
-        pdq, quality = images.pdq(stored, content_box(*sizes) if bordered else None)
+        as_fetched = self._settings.skip_reencode and header.mime == self._mime and resized is pixels and not changed
+        stored = data if as_fetched else self._encode(resized)
+        box = content_box(*sizes) if self._settings.resize_mode == "border" else None
+        pdq, quality = images.pdq(stored, box) if self._settings.pdq else (None, None)
         return Decoded(stored, *sizes, header.mime, exif_json(data), pdq, quality)
+
+    def _encode(self, pixels: np.ndarray) -> bytes:
+        encoded, stored = cv2.imencode(f".{self._settings.encode_format}", pixels, self._encoding)
+        if not encoded:
+            raise Refused(DropReason.DECODE, "Image encoding error")
+        return bytes(stored)
 
 
 def exif_json(data: bytes) -> str | None:
@@ -114,7 +101,7 @@ def exif_json(data: bytes) -> str | None:
     return text if len(text) <= _EXIF_CHARS else None
 
 
-def _reason(error: Exception | str) -> DropReason:
+def _reason(error: Exception) -> DropReason:
     out_of_memory = isinstance(error, MemoryError) or any(sign in str(error) for sign in _CV2_NO_MEMORY)
     return DropReason.DECODE_MEMORY if out_of_memory else DropReason.DECODE
 
@@ -123,29 +110,8 @@ def _message(error: Exception) -> str:
     return f"Image decoding error: {type(error).__name__}"
 
 
-class _Transforms:
-    """albumentations as the resizer sees it: a transform made once stands for all that are made with the same arguments.
-
-    They hold no state between images, and one thread of a process resizes.
-    """
-
-    def __init__(self, albumentations: Any) -> None:
-        self._albumentations = albumentations
-        self._made: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def make(**arguments: Any) -> Any:
-            key = f"{name} {arguments}"
-            if key not in self._made:
-                self._made[key] = getattr(self._albumentations, name)(**arguments)
-            return self._made[key]
-
-        return make
-
-
 def quieten() -> None:
     """Keep what libraries say of each odd image out of the log; the row's error message has it."""
     logging.getLogger("exifread").setLevel(logging.CRITICAL)  # as img2dataset's own main does
-    warnings.filterwarnings("ignore", message="value is deprecated, use fill instead")  # albumentations, once an image
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is odd about an image
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

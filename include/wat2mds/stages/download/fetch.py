@@ -1,9 +1,9 @@
 """Safe, polite HTTP for one image: every hop checked, every byte counted, every wait bounded.
 
 In: a URL as found. Out: an Answer (the bytes and the headers), or Refused with its drop reason. Guaranteed: http and https on
-allowed ports only; each hop's address is checked and is the one connected to; robots.txt is asked for each hop; at most
-``max_redirects`` hops, ``max_bytes`` bytes after inflation, ``deadline`` seconds in all. What does not belong here: what
-the bytes are (``images.py``).
+allowed ports only; each hop's address is checked and is the one connected to; robots.txt is asked for each hop; each request has a
+Permit of its host; at most ``max_redirects`` hops, ``max_bytes`` bytes after inflation, ``deadline`` seconds in all, the waiting for
+permits left out. What does not belong here: what the bytes are (``images.py``), when a host may be asked (``hosts.py``, ``turns.py``).
 
 In a world (``download.resolver``) https is spoken as plain HTTP to the origin, with the Host header of the URL; the
 header ``X-Forwarded-Proto`` tells which of the two was asked for.
@@ -12,9 +12,12 @@ header ``X-Forwarded-Proto`` tells which of the two was asked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead, responses
+from pathlib import Path
 from urllib.parse import urljoin
 
 from urllib3 import BaseHTTPResponse, HTTPHeaderDict, Timeout
@@ -29,15 +32,27 @@ from wat2mds.identity import DEFAULT_PORTS
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.addresses import Resolver
 from wat2mds.stages.download.connections import next_wait, pool_manager, remaining, within
+from wat2mds.stages.download.hosts import Hosts, Permit
 from wat2mds.stages.download.refusal import Refused
-from wat2mds.stages.download.robots import AGENT, MAX_ROBOTS_BYTES, RobotsTexts, TdmFiles, tdm_reserved, x_robots_refusal
+from wat2mds.stages.download.robots import (
+    AGENT,
+    MAX_ROBOTS_BYTES,
+    obey_robots,
+    obey_tdm_rules,
+    robots_rules,
+    tdm_reserved,
+    tdm_rules,
+    x_robots_refusal,
+)
+from wat2mds.stages.download.sites import SiteFiles, SiteStore
+from wat2mds.stages.download.turns import Steps, Turn
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ_BYTES = 1 << 18
 # A refusal's body up to this size is read so that the connection can be used again; beyond it a new connection is cheaper.
 _DRAIN_BYTES = 1 << 16
 _FIRST_PAUSE = 0.5  # seconds before the first retry, doubled for each further one
-_ROBOTS_REDIRECTS = 5  # RFC 9309 2.3.1.2: at least five
+_SITE_REDIRECTS = 5  # RFC 9309 2.3.1.2: at least five
 _MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "AVIF": "image/avif"}
 
 
@@ -69,6 +84,8 @@ def status_reason(status: int) -> DropReason:
         return DropReason.HTTP_404
     if status in (401, 403, 451):
         return DropReason.HTTP_403
+    if status == 408:
+        return DropReason.TIMEOUT
     if status == 429:
         return DropReason.HTTP_429
     if 400 <= status < 500:
@@ -76,83 +93,131 @@ def status_reason(status: int) -> DropReason:
     return DropReason.HTTP_5XX if 500 <= status < 600 else DropReason.HTTP_ERROR
 
 
+class Clock:
+    """``left`` seconds for one piece of work, which run while it does, whatever it waits for between; ``wait`` for one read or connect."""
+
+    def __init__(self, seconds: float, wait: float) -> None:
+        self.left = seconds
+        self._wait = wait
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """This thread's socket operations end in time."""
+        started = time.monotonic()
+        try:
+            with within(self.left, self._wait):
+                yield
+        finally:
+            self.left -= time.monotonic() - started
+
+
 class Fetcher:
-    """One a process; ``image`` is called from many threads."""
+    """One a process. A fetch is a generator that yields the host that it would ask next and goes on with a Permit for one request."""
 
     def __init__(self, settings: DownloadSettings, contact: str) -> None:
+        """``settings`` with a ``host_folder``."""
         agent = user_agent(contact, settings.resolver)
         self._settings = settings
         self._resolver = Resolver(settings.resolver, settings.threads)
         self._pools = pool_manager(self._resolver, settings.threads)
-        self._robots = RobotsTexts(self._site_text, settings.threads)
-        self._tdm_files = TdmFiles(self._site_text, settings.threads)
+        folder = Path(str(settings.host_folder))
+        self.hosts = Hosts(folder, settings)
+        self._store = SiteStore(folder)
+        self._robots = SiteFiles("/robots.txt", robots_rules, self._site_text, self._store, self.hosts)
+        self._tdm_files = SiteFiles("/.well-known/tdmrep.json", tdm_rules, self._site_text, self._store, self.hosts)
         wanted = ", ".join(_MIME[name] for name in settings.formats if name in _MIME)
         self._headers = {"User-Agent": agent, "Accept-Encoding": "identity", "Accept": f"{wanted}, */*;q=0.1".lstrip(", ")}
 
-    def image(self, url: str) -> Answer:
+    def image(self, url: str) -> Steps[Answer]:
         """Fetch one image, transient failures tried again within the deadline. Raises Refused."""
-        pause = _FIRST_PAUSE
-        with within(self._settings.deadline, self._settings.timeout):
-            for left in range(self._settings.retries, -1, -1):
-                try:
-                    answer = self._follow(url, self._settings.max_redirects, self._check, self._settings.max_bytes)
-                    # A server that announces too much would fail each time: what the last try brought is judged by its bytes.
-                    if not answer.short or left == 0:
-                        return answer
-                except Refused as refused:
-                    if left == 0 or not refused.transient or pause >= remaining():
-                        raise
-                time.sleep(min(pause, remaining()))
-                pause *= 2
+        clock = Clock(self._settings.deadline, self._settings.timeout)
+        short: Answer | None = None
+        failure: Refused | None = None
+        pause = 0.0
+        for left in range(self._settings.retries, -1, -1):
+            try:
+                answer = yield from self._follow(url, self._settings.max_redirects, clock, self._settings.max_bytes, pause=pause)
+                # A server that announces too much would fail each time: what the last try brought is judged by its bytes.
+                if not answer.short or left == 0:
+                    return answer
+                short = answer
+            except Refused as refused:
+                if refused.reason is DropReason.HOST_RESTING and short is not None:
+                    return short
+                if refused.reason is DropReason.HOST_RESTING and failure is not None:
+                    raise failure from None  # it was asked, and that is what came of it
+                if left == 0 or not refused.at_once or clock.left <= 0:
+                    raise
+                failure = refused
+            pause = pause * 2 or _FIRST_PAUSE
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _follow(self, url: str, hops: int, check: Callable[[Url], None], most: int, *, cut: bool = False) -> Answer:
-        """GET with redirects, each hop checked as the first. ``cut``: any status is an answer, and bytes beyond ``most`` are left."""
+    def _follow(
+        self, url: str, hops: int, clock: Clock, most: int, *, pause: float = 0.0, site_file: bool = False
+    ) -> Steps[Answer]:
+        """GET with redirects, each hop checked as the first. ``site_file``: no rules are asked for, any status is an answer, and bytes
+        beyond ``most`` are left."""
         target = _parse(url, DropReason.HTTP_ERROR)
-        for _ in range(hops + 1):
-            self._reachable(target)
-            check(target)
-            response = self._request(target)
+        for hop in range(hops + 1):
+            if _port(target) not in self._settings.allowed_ports:
+                raise Refused(DropReason.BAD_PORT, f"port {_port(target)} is not among download.allowed_ports")
             try:
-                location = response.headers.get("Location") if response.status in _REDIRECTS else None
-                if location is not None:
+                permit = yield Turn(str(target.host), pause)
+            except Refused as refused:
+                if site_file and hop:  # the site itself was asked, and need not be for each of its images
+                    raise Refused(DropReason.ROBOTS_UNAVAILABLE, f"leads to {target.host}: {refused}") from refused
+                raise
+            pause = 0.0
+            with clock.running():  # before anything is asked of the host; the connection takes the same checked addresses
+                self._resolver.addresses(str(target.host), _port(target), remaining())
+            if not site_file:
+                permit = yield from self._obey(target, permit)
+            with clock.running(), _counted(permit):
+                response = self._request(target, permit)
+                permit.answered(response.status, retry_after(response.headers))
+                try:
+                    location = response.headers.get("Location") if response.status in _REDIRECTS else None
+                    if location is None:
+                        if not site_file:
+                            self._refuse_by_headers(response)
+                        return _read(response, most, site_file)
                     _drain(response)
                     target = _parse(location.strip(), DropReason.REDIRECTS, base=target.url)
-                    continue
-                if not cut:
-                    self._refuse_by_headers(response)
-                return _read(response, most, cut)
-            finally:
-                if not response.closed:
-                    response.close()
-                response.release_conn()
+                finally:
+                    if not response.closed:
+                        response.close()
+                    response.release_conn()
         raise Refused(DropReason.REDIRECTS, f"more than {hops} redirects", status=response.status)
 
-    def _reachable(self, target: Url) -> None:
-        """Port and address before anything is asked of the host; the connection takes the same checked addresses."""
-        if _port(target) not in self._settings.allowed_ports:
-            raise Refused(DropReason.BAD_PORT, f"port {_port(target)} is not among download.allowed_ports")
-        self._resolver.addresses(str(target.host), _port(target), remaining())
-
-    def _check(self, target: Url) -> None:
+    def _obey(self, target: Url, permit: Permit) -> Generator[Turn, Permit, Permit]:
+        """What the site's files say of the URL, asked for where that is not known. Returns a permit that was not used."""
         authority = f"{target.scheme}://{target.netloc}"
         if self._settings.obey_robots_txt:
-            self._robots.check(authority, target.url, remaining())
+            rules = self._robots.known(authority)
+            if rules is None:
+                rules = yield from self._robots.ask(authority)
+                permit = yield Turn(str(target.host))
+            obey_robots(rules, target.url)
         if self._settings.obey_tdmrep_file:
-            self._tdm_files.check(authority, target.url, remaining())
+            entries = self._tdm_files.known(authority)
+            if entries is None:
+                entries = yield from self._tdm_files.ask(authority)
+                permit = yield Turn(str(target.host))
+            obey_tdm_rules(entries, target.url)
+        return permit
 
-    def _site_text(self, url: str) -> tuple[int, bytes]:
-        """For RobotsTexts and TdmFiles, in a thread and with a deadline of its own: a slow image must not spoil rules for others."""
+    def _site_text(self, url: str) -> Generator[Turn, Permit, tuple[int, bytes]]:
+        """For SiteFiles, with a deadline of its own: a slow image must not spoil rules for others."""
+        clock = Clock(2 * self._settings.timeout, self._settings.timeout)
         try:
-            with within(2 * self._settings.timeout, self._settings.timeout):
-                answer = self._follow(url, _ROBOTS_REDIRECTS, lambda _: None, MAX_ROBOTS_BYTES, cut=True)
+            answer = yield from self._follow(url, _SITE_REDIRECTS, clock, MAX_ROBOTS_BYTES, site_file=True)
         except Refused:
             raise
-        except Exception as error:  # the answer is cached and must be one
+        except Exception as error:  # the answer is kept and must be one
             raise Refused(DropReason.HTTP_ERROR, f"{type(error).__name__}: {error}") from error
         return answer.status, answer.body
 
-    def _request(self, target: Url) -> BaseHTTPResponse:
+    def _request(self, target: Url, permit: Permit) -> BaseHTTPResponse:
         scheme, host, port = str(target.scheme), str(target.host), _port(target)
         headers = dict(self._headers)
         if self._resolver.world is not None:
@@ -160,6 +225,7 @@ class Fetcher:
             scheme = "http"
         try:
             wait = next_wait()
+            permit.asked = True
             return self._pools.connection_from_host(host, port, scheme).urlopen(
                 "GET",
                 target.request_uri,
@@ -177,10 +243,8 @@ class Fetcher:
         status, headers = response.status, response.headers
         if status != 200:
             _drain(response)
-            # 429 asks to be left alone: it is not tried again here.
-            transient = 500 <= status < 600
             phrase = responses.get(status, "")
-            raise Refused(status_reason(status), f"HTTP Error {status}: {phrase}", status=status, transient=transient)
+            raise Refused(status_reason(status), f"HTTP Error {status}: {phrase}", status=status)
         if self._settings.obey_x_robots_tag and x_robots_refusal(headers.getlist("X-Robots-Tag")):
             raise Refused(DropReason.X_ROBOTS, "Use of image disallowed by X-Robots-Tag directive", status=status)
         if self._settings.obey_tdm_reservation and tdm_reserved(headers.getlist("tdm-reservation")):
@@ -206,6 +270,30 @@ def _port(target: Url) -> int:
 def _netloc(target: Url) -> str:
     default = target.port in (None, DEFAULT_PORTS[str(target.scheme)])
     return str(target.host) if default else f"{target.host}:{target.port}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that Retry-After asks for, as seconds or as a date (RFC 9110 10.2.3); None where it is not there or makes no sense."""
+    text = headers.get("Retry-After", "").strip()
+    if not text:
+        return None
+    if text.isdecimal():
+        return float(text[:12])
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
+
+
+@contextmanager
+def _counted(permit: Permit) -> Iterator[None]:
+    """No or half an answer is a failure of the host."""
+    try:
+        yield
+    except Refused as refused:
+        permit.failed = permit.failed or refused.reason in (DropReason.CONNECT, DropReason.TIMEOUT)
+        raise
 
 
 def _read(response: BaseHTTPResponse, most: int, cut: bool) -> Answer:
@@ -241,10 +329,10 @@ def _refused(error: Exception, status: int | None = None) -> Refused:
     """What went wrong on the way, as a drop reason. The cause counts, not the wrapping that urllib3 gives it."""
     causes = [error, *(a for a in error.args if isinstance(a, Exception))]
     if isinstance(error, PoolTimeout | TimeoutError) or any(isinstance(c, TimeoutError) for c in causes):
-        return Refused(DropReason.TIMEOUT, "timed out", status=status, transient=True)
+        return Refused(DropReason.TIMEOUT, "timed out", status=status)
     if isinstance(error, SSLError):
         return Refused(DropReason.TLS, f"TLS: {error.args[0] if error.args else error}"[:300], status=status)
     if any(isinstance(c, OSError | IncompleteRead) for c in causes):
-        return Refused(DropReason.CONNECT, "connection closed before the answer was complete", status=status, transient=True)
+        return Refused(DropReason.CONNECT, "connection closed before the answer was complete", status=status)
     kind = causes[-1] if isinstance(error, ProtocolError) else error
     return Refused(DropReason.HTTP_ERROR, f"not valid HTTP: {type(kind).__name__}", status=status)

@@ -1,12 +1,12 @@
-"""What the fetched bytes are: type and size from the header before anything is decoded, hashes, and the way back to plain pixels.
+"""What the fetched bytes are: type and size from the header before anything is decoded, hashes, and the way to plain pixels.
 
 In: bytes. Out: a Header, or Refused with its drop reason. Guaranteed: nothing is decoded here before type, bytes, pixels, side and
-aspect were accepted. What does not belong here: fetching, resizing (img2dataset's Resizer, wired in ``engine.py``).
+aspect were accepted. What does not belong here: fetching, resizing (``resizing.py``).
 
 What cv2 does, and what is done about it: ``imdecode(IMREAD_UNCHANGED)``, which img2dataset calls, ignores EXIF orientation and keeps
-16 bits, which its JPEG encoder then saturates to white. So ``plain`` turns the few images of either kind upright and to 8 bits
-losslessly before the Resizer sees them, GIFs and, as set, pictures with a colour profile too: stored images and
-``original_width``/``original_height`` have the orientation applied.
+16 bits, which its JPEG encoder then saturates to white. So ``decode`` turns the few images of either kind upright and to 8 bits, reads
+GIFs in another way and, as set, follows colour profiles: stored images and ``original_width``/``original_height`` have the orientation
+applied.
 """
 
 from __future__ import annotations
@@ -107,31 +107,32 @@ def _header(data: bytes, formats: tuple[str, ...], refuse_animated: bool) -> Hea
         raise Refused(DropReason.DECODE, f"Image decoding error: {type(error).__name__}") from error
 
 
-def plain(data: bytes, header: Header, *, apply_icc: bool = False) -> bytes | None:
-    """The image upright and in 8 bits (and in sRGB) as lossless PNG, where it is not so; None where the bytes can be taken as they are.
-
-    Raises Refused.
+def decode(data: bytes, header: Header, *, apply_icc: bool = False) -> tuple[np.ndarray, bool]:
+    """The pixels as img2dataset decodes them, uint8 [height, width] or BGR [height, width, 3], and upright, from 16 bits rounded to 8,
+    alpha laid on white, and in sRGB with ``apply_icc``; and whether any of that changed them. Raises Refused, or what a decoder raises.
     """
-    turn = _UPRIGHT.get(header.orientation)
-    profile = _profile(header) if apply_icc else None
     gif = header.mime == "image/gif"
-    if turn is None and not header.deep and not gif and profile is None:
-        return None
-    pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    decoded = pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise Refused(DropReason.DECODE, "Image decoding error")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if profile is not None:
+    if apply_icc and (profile := _profile(header)) is not None:
         pixels = _to_srgb(pixels, profile)
-    if turn is not None:
+    if (turn := _UPRIGHT.get(header.orientation)) is not None:
         rotation, mirrored = turn
         pixels = pixels if rotation is None else cv2.rotate(pixels, rotation)
         pixels = cv2.flip(pixels, 1) if mirrored else pixels
-    encoded, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
-    if not encoded:
-        raise Refused(DropReason.DECODE, "Image decoding error")
-    return png.tobytes()
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels = _on_white(pixels)
+    return pixels, pixels is not decoded
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """alpha / 255 × colour + 255 - alpha, rounded: img2dataset's formula in whole numbers. No half occurs, 255 being odd."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    laid: np.ndarray = ((pixels[..., :3] * alpha + 127) // 255 + (255 - alpha)).astype(np.uint8)
+    return laid
 
 
 def _first_frame(gif: bytes) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""img2dataset's modules, imported in the one way in which they ask nothing of the network.
+"""img2dataset's engine, imported in the one way in which it asks nothing of the network.
 
-In: nothing. Out: the modules ``downloader`` and ``resizer``. What does not belong here: their use (``engine.py``, ``decode.py``).
+In: nothing. Out: the module ``downloader``. What does not belong here: its use (``engine.py``).
 Importing costs 3 to 8 CPU seconds: the fork server alone does it.
 """
 
@@ -13,6 +13,5 @@ import os
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import img2dataset.downloader as downloader
-import img2dataset.resizer as resizer
 
-__all__ = ["downloader", "resizer"]
+__all__ = ["downloader"]

@@ -1,4 +1,4 @@
-"""Answers that many threads want at once and that stay good for a while: host addresses, robots.txt.
+"""Answers that many threads want at once and that stay good for a while: host addresses.
 
 Guaranteed: of any number of threads that ask for one key, one computes and the others wait for it; nobody waits longer than it is
 willing to; at most ``most`` answers are kept. What does not belong here: what is computed.

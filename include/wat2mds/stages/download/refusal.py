@@ -5,18 +5,23 @@ What does not belong here: failures of the unit (``errors.py``).
 
 from __future__ import annotations
 
-from wat2mds.drops import DropReason
+from wat2mds.drops import DropReason, FailureClass
 
 
 class Refused(Exception):
-    """``reason`` counts in the funnel, the message stands in the row; ``transient``: another try may succeed;
-    ``mime``: the type that the bytes had, where they were looked at."""
+    """``reason`` counts in the funnel, the message stands in the row; ``later``: of a transient reason, but not to be tried again at
+    once; ``mime``: the type that the bytes had, where they were looked at."""
 
     def __init__(
-        self, reason: DropReason, message: str, *, status: int | None = None, transient: bool = False, mime: str | None = None
+        self, reason: DropReason, message: str, *, status: int | None = None, later: bool = False, mime: str | None = None
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
-        self.transient = transient
+        self.later = later
         self.mime = mime
+
+    @property
+    def at_once(self) -> bool:
+        """Whether another try within the task may succeed."""
+        return self.reason.failure is FailureClass.TRANSIENT and not self.later

@@ -1,7 +1,7 @@
 """What a site says about being crawled: robots.txt, X-Robots-Tag, tdm-reservation, tdmrep.json.
 
-Pure functions on texts and headers, and the cache of each host's robots.txt and tdmrep.json. What does not belong here: how these
-are fetched (``fetch.py`` passes the function), and refusing images for other reasons.
+Pure functions on texts and headers. What does not belong here: how the files come here and how long they are kept (``sites.py``), and
+refusing images for other reasons.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from protego import Protego
 
 from wat2mds.drops import DropReason
-from wat2mds.stages.download.once import Once
 from wat2mds.stages.download.refusal import Refused
+from wat2mds.stages.download.sites import SiteText
 
 AGENT = "wat2mds"  # the product token that groups of robots.txt and sections of X-Robots-Tag may name
 MAX_ROBOTS_BYTES = 500 * 1024  # RFC 9309 2.5: at least 500 KiB are parsed; what follows is not
-_KEEP_SECONDS = 24 * 3600  # RFC 9309 2.4: not used for more than 24 hours
-_KEEP_MOST = 4096
+_NO_RULES = Protego.parse("")
 # "none" stands for "noindex, nofollow" in the documents of the search engines that defined the header.
 _REFUSING = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 # Directives that hold a colon themselves; any other word before a colon names an agent.
@@ -52,40 +51,28 @@ def tdm_reserved(headers: Iterable[str]) -> bool:
     return any(value.strip() == "1" for value in headers)
 
 
-class RobotsTexts:
-    """Rules of every host, fetched once. ``fetch(authority URL)`` gives status and text, or raises Refused."""
+def robots_rules(text: SiteText) -> Protego | Refused:
+    """RFC 9309 2.3.1: 4xx and too many redirects mean no rules; 5xx and unreachable mean that all is disallowed."""
+    status = text.status
+    if status is None:
+        if text.reason is DropReason.REDIRECTS:
+            return _NO_RULES
+        # A host that cannot be reached is counted for that, not as one that forbids.
+        return Refused(text.reason or DropReason.HTTP_ERROR, f"robots.txt: {text.message}")
+    if 200 <= status < 300:
+        return parse(text.body)
+    if 400 <= status < 500:
+        return _NO_RULES
+    return Refused(DropReason.ROBOTS_UNAVAILABLE, f"robots.txt is unavailable: HTTP {status}", status=status)
 
-    def __init__(self, fetch: Callable[[str], tuple[int, bytes]], threads: int) -> None:
-        self._fetch = fetch
-        self._rules: Once[str, Protego | Refused | None] = Once(
-            self._read, threads=threads, seconds=_KEEP_SECONDS, most=_KEEP_MOST
-        )
 
-    def check(self, authority: str, url: str, wait: float) -> None:
-        """Raises Refused where the rules of ``authority`` (``https://host:port``) disallow the URL, or cannot be known."""
-        try:
-            rules = self._rules.get(authority, wait)
-        except TimeoutError:
-            raise Refused(DropReason.TIMEOUT, "robots.txt did not arrive in time") from None
-        if isinstance(rules, Refused):
-            raise Refused(rules.reason, str(rules), status=rules.status)
-        if rules is not None and not rules.can_fetch(url, AGENT):
-            raise Refused(DropReason.ROBOTS, "disallowed by robots.txt")
-
-    def _read(self, authority: str) -> Protego | Refused | None:
-        """RFC 9309 2.3.1: 4xx and too many redirects mean no rules; 5xx and unreachable mean that all is disallowed."""
-        try:
-            status, text = self._fetch(f"{authority}/robots.txt")
-        except Refused as refused:
-            if refused.reason is DropReason.REDIRECTS:
-                return None
-            # A host that cannot be reached is counted for that, not as one that forbids.
-            return Refused(refused.reason, f"robots.txt: {refused}", status=refused.status)
-        if 200 <= status < 300:
-            return parse(text)
-        if 400 <= status < 500:
-            return None
-        return Refused(DropReason.ROBOTS, f"robots.txt is unavailable: HTTP {status}", status=status)
+def obey_robots(rules: Protego | Refused, url: str) -> None:
+    """Raises Refused where the rules of its site disallow the URL, or cannot be known."""
+    if isinstance(rules, Refused):
+        # The answer is kept for an hour: what failed is not asked again within the task.
+        raise Refused(rules.reason, str(rules), status=rules.status, later=True)
+    if not rules.can_fetch(url, AGENT):
+        raise Refused(DropReason.ROBOTS, "disallowed by robots.txt")
 
 
 def parse(text: bytes) -> Protego | Refused:
@@ -148,26 +135,12 @@ def tdm_file_reserves(rules: Iterable[TdmRule], url: str) -> bool:
     return bool(held) and (held[0].reserved or max(held, key=lambda rule: rule.length).reserved)
 
 
-class TdmFiles:
-    """tdmrep.json of every host, fetched once. ``fetch(URL)`` gives status and text, or raises Refused."""
+def tdm_rules(text: SiteText) -> tuple[TdmRule, ...]:
+    """A file that is not there reserves nothing, whatever the reason: the protocol knows no other default."""
+    return parse_tdm_rules(text.body) if text.status == 200 else ()
 
-    def __init__(self, fetch: Callable[[str], tuple[int, bytes]], threads: int) -> None:
-        self._fetch = fetch
-        self._rules: Once[str, tuple[TdmRule, ...]] = Once(self._read, threads=threads, seconds=_KEEP_SECONDS, most=_KEEP_MOST)
 
-    def check(self, authority: str, url: str, wait: float) -> None:
-        """Raises Refused where the file of ``authority`` reserves text and data mining for the URL."""
-        try:
-            rules = self._rules.get(authority, wait)
-        except TimeoutError:
-            raise Refused(DropReason.TIMEOUT, "tdmrep.json did not arrive in time") from None
-        if tdm_file_reserves(rules, url):
-            raise Refused(DropReason.TDM_RESERVED, "text and data mining reserved by /.well-known/tdmrep.json")
-
-    def _read(self, authority: str) -> tuple[TdmRule, ...]:
-        """A file that is not there reserves nothing, whatever the reason: the protocol knows no other default."""
-        try:
-            status, text = self._fetch(f"{authority}/.well-known/tdmrep.json")
-        except Refused:
-            return ()
-        return parse_tdm_rules(text) if status == 200 else ()
+def obey_tdm_rules(rules: tuple[TdmRule, ...], url: str) -> None:
+    """Raises Refused where the file of its site reserves text and data mining for the URL."""
+    if rules and tdm_file_reserves(rules, url):
+        raise Refused(DropReason.TDM_RESERVED, "text and data mining reserved by /.well-known/tdmrep.json")

@@ -8,7 +8,8 @@ fetching. Both follow from the table alone. What does not belong here: downloadi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,13 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wat2mds.errors import TransientError
+from wat2mds.stages.download.space import Space
 
 COLUMNS = ["turn", "position", "uid", "url", "caption"]
 _WANTED = ["uid", "url", "caption"]
 
 
 class Task(NamedTuple):
-    """One shard: its number, its Arrow file (removed when it is done), the folder its table goes to, and its rows."""
+    """One shard: its number, its Arrow file (removed when it is done), the folder of its journal and table, and its rows."""
 
     number: int
     source: str
@@ -33,7 +35,7 @@ class Task(NamedTuple):
 
 def interleave(urls: Sequence[str]) -> list[int]:
     """Positions in an order that spreads each host's URLs evenly over the whole."""
-    hosts = [_host(url) for url in urls]
+    hosts = [host_of(url) for url in urls]
     total = Counter(hosts)
     seen: Counter[str] = Counter()
     places = []
@@ -43,20 +45,26 @@ def interleave(urls: Sequence[str]) -> list[int]:
     return [position for _, position in sorted(places)]
 
 
-def cut(table: Path, size: int, inputs: Path, outputs: Path) -> Iterator[Task]:
-    """Write and name one shard after the other."""
+def cut(table: Path, size: int, inputs: Path, outputs: Path, finished: Container[int], space: Space) -> Iterator[Task]:
+    """Write and name one shard after the other, but for those that are finished."""
     for number, rows in enumerate(_slices(table, size)):
+        if number in finished:
+            continue
         turns = interleave(rows.column("url").to_pylist())
         shard = rows.take(pa.array(turns, pa.int64()))
         shard = shard.add_column(0, "position", pa.array(turns, pa.int64()))
         shard = shard.add_column(0, "turn", pa.array(range(len(turns)), pa.int64()))
         path = inputs / f"{number:05d}.arrow"
         try:
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, shard.schema) as writer:
-                writer.write_table(shard)
+            space.write(partial(_write, shard, path))
         except OSError as error:
             raise TransientError(f"cannot write {path}: {error}") from error
         yield Task(number, str(path), str(outputs), len(turns))
+
+
+def _write(shard: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, shard.schema) as writer:
+        writer.write_table(shard)
 
 
 def _slices(path: Path, size: int) -> Iterator[pa.Table]:
@@ -74,7 +82,8 @@ def _slices(path: Path, size: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
+    """The URL's host; empty where it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

@@ -1,7 +1,8 @@
 """Processes that download shards, one shard each at a time, and the eye that is kept on them.
 
-In: tasks. Out: the count of outcomes. Guaranteed: a worker that dies, and workers that make no progress, end in TransientError,
-never in waiting; workers end with their parent, however it ends. What does not belong here: what a worker does (``engine.py``).
+In: tasks. Out: the count of outcomes. Guaranteed: a worker that dies, and one that makes no progress, end in TransientError, never in
+waiting; workers end with their parent, however it ends, and what they had finished is kept. What does not belong here: what a worker
+does (``engine.py``).
 
 Workers come from a fork server that imports img2dataset once: this process stays without it, and without threads of image
 libraries at the moment of a fork. Each worker has a pipe of its own, so that no lock can be left behind by a killed one, and
@@ -21,22 +22,39 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
+from wat2mds.figures import Figures, Rate
 from wat2mds.progress import Progress
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.shards import Task
+from wat2mds.stages.download.space import Space
+from wat2mds.stages.download.unfinished import hold
 
 log = logging.getLogger(__name__)
 _NEWS_SECONDS = 1.0
-# Beyond an image's deadline and its decoding: hashing, writing a shard, importing img2dataset on a busy machine.
+# Beyond the wait for its host, an image's deadline and its decoding: hashing, writing a shard, importing img2dataset on a busy machine.
 _STALL_SECONDS = 180
 _ERRORS = {cls.__name__: cls for cls in (Wat2MdsError, TransientError, DataError, ConfigError)}
+
+
+@dataclass(frozen=True)
+class News:
+    """What a worker says of itself. ``counts``: outcomes of the rows of its shards, ok and drop reasons; ``fetched``: those of them that
+    no earlier attempt had finished, and ``fetched_bytes`` of theirs; ``hosts`` that it asks now; ``waiting``: why it fetches nothing."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    fetched: int = 0
+    fetched_bytes: int = 0
+    hosts: frozenset[str] = frozenset()
+    cpu_seconds: float = 0.0
+    waiting: str = ""
 
 
 @dataclass
@@ -51,53 +69,94 @@ class Outcome:
 class _Worker:
     process: ForkServerProcess
     pipe: Connection
-    counts: Counter[str] = field(default_factory=Counter)
-    cpu_seconds: float = 0.0
+    news: News = field(default_factory=News)
+    since: float = field(default_factory=time.monotonic)  # when it last finished something
     busy: bool = True  # importing, then with a shard
 
 
-def download(tasks: Iterable[Task], total: int, processes: int, settings: DownloadSettings, contact: str) -> Outcome:
-    """Download all tasks. Raises TransientError for a lost worker, and whatever a worker raised."""
+def download(
+    tasks: Iterable[Task],
+    total: int,
+    before: Counter[str],
+    processes: int,
+    folder: Path,
+    settings: DownloadSettings,
+    contact: str,
+    tell: Callable[[Figures], object],
+) -> Outcome:
+    """Download all tasks. ``before``: outcomes of the shards of the ``total`` rows that are finished already; ``folder``: the tasks';
+    ``tell`` gets the figures every second or so.
+
+    Raises TransientError for a lost worker, one that hangs or a disk that stays full, and whatever a worker raised.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wat2mds.stages.download.engine"])
-    workers = [_start(context, settings, contact) for _ in range(processes)]
+    workers = [_start(context, folder, settings, contact) for _ in range(processes)]
     try:
+        rate = Rate()
         with Progress("download", total, "pairs") as progress:
-            _distribute(iter(tasks), workers, progress, settings.deadline + settings.decode_timeout + _STALL_SECONDS)
+
+            def show() -> None:
+                figures = _figures(workers, before, total, rate)
+                progress.update(figures.done, figures.brief(), figures.line())
+                tell(figures)
+
+            patience = settings.host_patience + settings.deadline + settings.decode_timeout + _STALL_SECONDS
+            _distribute(iter(tasks), workers, show, patience)
     finally:
         for worker in workers:
             worker.process.kill()
             worker.pipe.close()
         for worker in workers:
             worker.process.join()
-    return Outcome(_sum(workers), sum(worker.cpu_seconds for worker in workers))
+    return Outcome(_sum(workers, before), sum(worker.news.cpu_seconds for worker in workers))
 
 
-def _start(context: Any, settings: DownloadSettings, contact: str) -> _Worker:
+def pause_log() -> Callable[[str], None]:
+    """Told again and again why fetching pauses, or "" that it does not; logs it once."""
+    said = ""
+
+    def tell(waiting: str) -> None:
+        nonlocal said
+        if bool(waiting) != bool(said):
+            if waiting:
+                log.warning("download: fetching pauses: %s", waiting)
+            else:
+                log.info("download: fetching goes on")
+        said = waiting
+
+    return tell
+
+
+def _start(context: Any, folder: Path, settings: DownloadSettings, contact: str) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, settings, contact, log.getEffectiveLevel()), daemon=True)
+    process = context.Process(target=work, args=(theirs, folder, settings, contact, log.getEffectiveLevel()), daemon=True)
     process.start()
     theirs.close()  # else its end would never be seen
     return _Worker(process, ours)
 
 
-def _distribute(tasks: Iterator[Task], workers: list[_Worker], progress: Progress, patience: float) -> None:
-    last_news, finished = time.monotonic(), -1
+def _distribute(tasks: Iterator[Task], workers: list[_Worker], show: Callable[[], None], patience: float) -> None:
+    tell = pause_log()
     while any(worker.busy for worker in workers):
         ready = wait([worker.pipe for worker in workers if worker.busy], timeout=_NEWS_SECONDS)
         for worker in workers:
             if worker.pipe in ready and _hear(worker):
-                last_news = time.monotonic()
+                began = time.monotonic()
                 task = next(tasks, None)
-                worker.busy = task is not None
+                worker.busy, worker.since = task is not None, began
+                for one in workers:  # which nobody listened to meanwhile: there may have been no room to write the task
+                    one.since += time.monotonic() - began
                 if task is not None:
                     _send(worker, task)
-        counts = _sum(workers)
-        if counts.total() != finished:
-            last_news, finished = time.monotonic(), counts.total()
-        elif time.monotonic() - last_news > patience:
-            raise TransientError(f"no image was finished in {patience:.0f} s: the download workers hang and were ended")
-        progress.update(counts.total(), _note(counts))
+        tell(next((worker.news.waiting for worker in workers if worker.news.waiting), ""))
+        for worker in workers:
+            if worker.busy and time.monotonic() - worker.since > patience:
+                raise TransientError(
+                    f"download worker {worker.process.pid} finished no image in {patience:.0f} s: it hangs and was ended; "
+                    f"the next attempt goes on from what is finished"
+                )
+        show()
 
 
 def _hear(worker: _Worker) -> bool:
@@ -110,7 +169,10 @@ def _hear(worker: _Worker) -> bool:
         name, message, trace = content
         log.error("a download worker failed:\n%s", trace)
         raise _ERRORS.get(name, Wat2MdsError)(message)
-    worker.counts, worker.cpu_seconds = content
+    (news,) = content
+    if news.waiting or news.counts != worker.news.counts:
+        worker.since = time.monotonic()
+    worker.news = news
     return bool(kind == "free")
 
 
@@ -128,58 +190,76 @@ def _lost(worker: _Worker) -> TransientError:
     return TransientError(f"download worker {worker.process.pid} {how}; out of memory, or a decoder's crash, if nobody did it")
 
 
-def _sum(workers: list[_Worker]) -> Counter[str]:
-    return sum((worker.counts for worker in workers), Counter())
+def _figures(workers: list[_Worker], before: Counter[str], total: int, rate: Rate) -> Figures:
+    counts = _sum(workers, before)
+    news = [worker.news for worker in workers]
+    fetched = sum(one.fetched for one in news)
+    return Figures(
+        done=counts.total(),
+        total=total,
+        fetched=fetched,
+        images=counts["ok"],
+        rate=rate.after(fetched),
+        size=sum(one.fetched_bytes for one in news),
+        hosts=len(frozenset().union(*(one.hosts for one in news))),
+        dropped={reason: count for reason, count in counts.items() if reason != "ok"},
+        waiting=next((one.waiting for one in news if one.waiting), ""),
+    )
 
 
-def _note(counts: Counter[str]) -> str:
-    """Success share and the most frequent reasons."""
-    done = counts.total()
-    share = f"{counts['ok'] / done:.1%}" if done else "-"
-    reasons = ", ".join(f"{reason} {n}" for reason, n in counts.most_common(9) if reason != "ok") or "none"
-    return f"{share} with an image; dropped: {reasons}"
+def _sum(workers: list[_Worker], before: Counter[str]) -> Counter[str]:
+    return sum((worker.news.counts for worker in workers), before)
 
 
-def work(pipe: Connection, settings: DownloadSettings, contact: str, level: int) -> None:
+def work(pipe: Connection, folder: Path, settings: DownloadSettings, contact: str, level: int) -> None:
     """A worker process: says that it is free, takes a task, and so on until its parent ends it."""
     _set_up(level)
     from wat2mds.stages.download.decoders import Decoders  # seconds of import, paid by the fork server
 
-    decoders = Decoders(settings)  # forks, and so comes before any thread
+    decoders = Decoders(settings)  # forks, and so comes before any thread and any lock
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    counts: Counter[str] = Counter()
     lock = threading.Lock()
+    waiting = ""
 
     def say(kind: str, *content: object) -> None:
         with lock:
             pipe.send((kind, *content))
 
-    def seconds() -> float:
-        return time.process_time() + decoders.cpu_seconds
+    def fail(error: Exception) -> NoReturn:
+        with contextlib.suppress(OSError):
+            say("failed", *_described(error), "".join(traceback.format_exception(error)))
+        os._exit(70)
 
-    def news() -> None:
-        with contextlib.suppress(OSError):  # the parent ended
-            while True:
-                time.sleep(_NEWS_SECONDS)
-                say("news", Counter(counts), seconds())
-
-    def done(outcome: str) -> None:
-        counts[outcome] += 1
+    def tell(why: str) -> None:
+        nonlocal waiting
+        waiting = why
 
     try:
         from wat2mds.stages.download.engine import Engine
 
-        engine = Engine(settings, contact, decoders, done)
-        threading.Thread(target=news, daemon=True).start()
-        while True:
-            say("free", Counter(counts), seconds())
-            engine.run(pipe.recv())
+        holding = hold(folder)
+        space = Space(folder, settings.min_free_bytes, settings.disk_patience, tell)
+        engine = Engine(settings, contact, decoders, space, fail)
+
+        def news() -> News:
+            seconds = time.process_time() + decoders.cpu_seconds
+            return News(engine.counts, engine.fetched, engine.fetched_bytes, engine.hosts, seconds, waiting)
+
+        def say_news() -> None:
+            with contextlib.suppress(OSError):  # the parent ended
+                while True:
+                    time.sleep(_NEWS_SECONDS)
+                    say("news", news())
+
+        threading.Thread(target=say_news, daemon=True).start()
+        with holding:
+            while True:
+                say("free", news())
+                engine.run(pipe.recv())
     except EOFError:
         os._exit(0)
     except Exception as error:
-        with contextlib.suppress(OSError):
-            say("failed", *_described(error), traceback.format_exc())
-        os._exit(70)
+        fail(error)
 
 
 def _described(error: Exception) -> tuple[str, str]:

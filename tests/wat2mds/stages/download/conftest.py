@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,27 +23,27 @@ def hostile() -> Iterator[HostileOrigin]:
     origin.close()
 
 
+def dedup_unit(folder: Path, urls: Sequence[str]) -> Manifest:
+    """A unit of dedup's with one pair for each URL."""
+    n = len(urls)
+    captions = [f"caption {i}" for i in range(n)]
+    normal = [normalize_url(url) for url in urls]
+    columns = {
+        "uid": [uid(url, caption) for url, caption in zip(normal, captions, strict=True)],
+        "laion_hash": list(range(n)),
+        "url": list(urls),
+        "url_normalized": normal,
+        "caption": captions,
+        "caption_source": ["alt"] * n,
+        "snapshot": ["CC-MAIN-2023-50"] * n,
+        "segment": ["1700679099281.67"] * n,
+        "wat_file": ["00000"] * n,
+    }
+    with Unit("dedup", str(folder / "dedup"), [Input("file:///pairs", str(n))], Settings()) as unit:
+        pq.write_table(table_of(PAIRS, columns), unit.path("unique.parquet"))
+        return unit.commit([Flow("pairs", "unique", n, n)])
+
+
 @pytest.fixture
 def unique_pairs(tmp_path: Path) -> Callable[[Sequence[str]], Manifest]:
-    """A dedup unit with one pair for each URL."""
-
-    def make(urls: Sequence[str]) -> Manifest:
-        n = len(urls)
-        captions = [f"caption {i}" for i in range(n)]
-        normal = [normalize_url(url) for url in urls]
-        columns = {
-            "uid": [uid(url, caption) for url, caption in zip(normal, captions, strict=True)],
-            "laion_hash": list(range(n)),
-            "url": list(urls),
-            "url_normalized": normal,
-            "caption": captions,
-            "caption_source": ["alt"] * n,
-            "snapshot": ["CC-MAIN-2023-50"] * n,
-            "segment": ["1700679099281.67"] * n,
-            "wat_file": ["00000"] * n,
-        }
-        with Unit("dedup", str(tmp_path / "dedup"), [Input("file:///pairs", str(n))], Settings()) as unit:
-            pq.write_table(table_of(PAIRS, columns), unit.path("unique.parquet"))
-            return unit.commit([Flow("pairs", "unique", n, n)])
-
-    return make
+    return partial(dedup_unit, tmp_path)

@@ -19,6 +19,7 @@ class HostileOrigin:
 
     def __init__(self) -> None:
         self.behaviours: dict[str, Behaviour] = {}
+        self.otherwise: Behaviour = not_found
         self.requests: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -44,7 +45,7 @@ class HostileOrigin:
             text = request.decode("latin-1")
             self.requests.append(text)
             path = text.split(" ", 2)[1]
-            self.behaviours.get(path, not_found)(connection, text)
+            self.behaviours.get(path, self.otherwise)(connection, text)
 
 
 def reply(status: str, headers: Sequence[str] = (), body: bytes = b"") -> Behaviour:

@@ -169,3 +169,10 @@ def test_limits_are_settings(changes: dict[str, object], reason: DropReason) -> 
     with pytest.raises(Refused) as refused:
         decoded(data, **changes)
     assert refused.value.reason is reason
+
+
+def test_pdq_is_a_setting() -> None:
+    with_it, without = decoded(save(SMOOTH, "PNG")), decoded(save(SMOOTH, "PNG"), pdq=False)
+    assert len(str(with_it.pdq)) == 64
+    assert with_it.pdq_quality is not None
+    assert (without.pdq, without.pdq_quality, without.stored) == (None, None, with_it.stored)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import cv2
@@ -30,6 +31,7 @@ from wat2mds.manifest import Manifest
 from wat2mds.schema import SAMPLES
 from wat2mds.settings import Settings
 from wat2mds.stages import download
+from wat2mds.stages.download import workers
 from wat2mds.stages.download.shards import interleave
 from wat2mds.world.origin import Answer, AnswerTable, Origin
 
@@ -38,7 +40,15 @@ STATS = {"count", "successes", "failed_to_download", "failed_to_resize", "durati
 
 
 def settings(origin: Origin, **changes: object) -> Settings:
-    quick = {"resolver": origin.address, "processes": 2, "threads": 8, "timeout": 5, "deadline": 10, "retries": 0}
+    quick = {
+        "resolver": origin.address,
+        "processes": 2,
+        "threads": 8,
+        "timeout": 5,
+        "deadline": 10,
+        "retries": 0,
+        "host_delay": 0,
+    }
     return Settings.model_validate({"download": quick | {"samples_per_shard": 10} | changes})
 
 
@@ -218,6 +228,37 @@ def test_a_killed_worker_is_a_transient_error(unique_pairs: MakePairs, tmp_path:
     assert not list((tmp_path / "download").glob("*.json"))
 
 
+def test_a_worker_that_hangs_is_ended(unique_pairs: MakePairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock runs ahead once a worker is stopped: nobody waits for minutes here."""
+    ahead = 0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    monkeypatch.setattr(workers, "time", clock)
+    unique = unique_pairs([f"http://a.example/{i}.jpg" for i in range(200)])
+    ended: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            download.run(unique, str(tmp_path / "download"), settings(origin, processes=1), "")
+        except BaseException as error:
+            ended.append(error)
+
+    with Origin(slow) as origin:
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        wait_until(lambda: len(origin.log) > 4)
+        (victim,) = multiprocessing.active_children()
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGSTOP)
+        time.sleep(2)
+        assert thread.is_alive()
+        ahead = 3600
+        thread.join(30)
+    assert not thread.is_alive()
+    assert isinstance(ended[0], TransientError)
+    assert f"{victim.pid} finished no image" in str(ended[0])
+    assert multiprocessing.active_children() == []
+
+
 def test_workers_end_with_a_killed_stage(unique_pairs: MakePairs, tmp_path: Path) -> None:
     """Else they would go on asking the web on behalf of nobody, beside the next attempt."""
     unique = unique_pairs([f"http://a.example/{i}.jpg" for i in range(500)])
@@ -226,6 +267,7 @@ import sys
 from wat2mds.manifest import read_manifest
 from wat2mds.settings import Settings
 from wat2mds.stages import download
+from wat2mds.stages.download import workers
 if __name__ == "__main__":
     download.run(read_manifest(sys.argv[1]), sys.argv[2], Settings.from_json(sys.argv[3], ""), "")
 """

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
+import email.utils
 import gzip
-import ipaddress
+import shutil
 import socket
-import ssl
 import struct
-import threading
+import tempfile
 import time
-from pathlib import Path
+import weakref
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.wat2mds.stages.download.hostile_origin import Behaviour, HostileOrigin, reply
 from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.stage_settings import DownloadSettings
-from wat2mds.stages.download.addresses import Resolver
-from wat2mds.stages.download.fetch import Fetcher, user_agent
+from wat2mds.stages.download.fetch import Answer, Fetcher, retry_after, user_agent
 from wat2mds.stages.download.refusal import Refused
+from wat2mds.stages.download.turns import Turns
 
 BODY = bytes(range(256)) * 40
 OK = reply("200 OK", ["Content-Type: image/jpeg"], BODY)
@@ -122,13 +117,31 @@ CASES: dict[str, tuple[Behaviour, DropReason]] = {
 }
 
 
-def fetcher(origin: HostileOrigin, **changes: object) -> Fetcher:
+class Alone:
+    """A Fetcher and whoever fetches one image after the other with it."""
+
+    def __init__(self, settings: DownloadSettings, contact: str = "") -> None:
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._fetcher = Fetcher(settings.model_copy(update={"host_folder": folder}), contact)
+        self._patience = settings.host_patience
+
+    def image(self, url: str) -> Answer:
+        turns: Turns[Answer] = Turns(self._fetcher.hosts, self._patience)
+        turns.add(0, self._fetcher.image(url))
+        _, answer = turns.next()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def fetcher(origin: HostileOrigin, **changes: object) -> Alone:
     settings = {"timeout": 1.0, "deadline": 1.5, "retries": 0, "max_bytes": 200_000, "threads": 4}
-    settings |= {"obey_robots_txt": False, "obey_tdmrep_file": False}
-    return Fetcher(DownloadSettings.model_validate(settings | {"resolver": origin.address} | changes), "")
+    settings |= {"obey_robots_txt": False, "obey_tdmrep_file": False, "host_delay": 0}
+    return Alone(DownloadSettings.model_validate(settings | {"resolver": origin.address} | changes))
 
 
-def refusal(fetch: Fetcher, url: str) -> Refused:
+def refusal(fetch: Alone, url: str) -> Refused:
     with pytest.raises(Refused) as refused:
         fetch.image(url)
     return refused.value
@@ -190,7 +203,41 @@ def test_a_transient_failure_is_tried_again(hostile: HostileOrigin) -> None:
     assert fetcher(hostile, retries=1, deadline=5).image("http://a.example/a.jpg").body == BODY
 
 
-@pytest.mark.parametrize("case", ["404", "429", "noai", "redirect-loopback"])
+def test_429_is_tried_again_when_the_host_allows_it(hostile: HostileOrigin) -> None:
+    then = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=2)
+    when = f"Retry-After: {email.utils.format_datetime(then, usegmt=True)}"
+    answers = iter([reply("429 Too Many Requests", [when]), OK])
+    hostile.behaviours["/a.jpg"] = lambda connection, text: next(answers)(connection, text)
+    assert (
+        fetcher(hostile, retries=1, deadline=1).image("http://a.example/a.jpg").body == BODY
+    )  # the wait is not the image's time
+    assert datetime.datetime.now(datetime.UTC) >= then
+
+
+def test_a_host_that_asks_for_more_than_patience_is_not_asked_again(hostile: HostileOrigin) -> None:
+    hostile.behaviours |= {"/429": CASES["429"][0], "/a.jpg": OK}
+    fetch = fetcher(hostile, retries=3)
+    assert refusal(fetch, "http://a.example/429").reason is DropReason.HTTP_429
+    assert refusal(fetch, "http://a.example/a.jpg").reason is DropReason.HOST_RESTING
+    assert fetch.image("http://b.example/a.jpg").body == BODY
+    assert len(hostile.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("120", 120), (" 7 ", 7), ("0", 0), ("", None), ("soon", None), ("-5", None), ("1.5", None), ("9" * 400, 999_999_999_999)],
+)
+def test_retry_after(text: str, seconds: float | None) -> None:
+    assert retry_after({"Retry-After": text}) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    assert retry_after({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}) == 0
+    then = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1), usegmt=True)
+    assert 3500 < (retry_after({"Retry-After": then}) or 0) <= 3600
+
+
+@pytest.mark.parametrize("case", ["404", "noai", "redirect-loopback"])
 def test_a_permanent_failure_is_not_tried_again(hostile: HostileOrigin, case: str) -> None:
     hostile.behaviours[f"/{case}"] = CASES[case][0]
     refusal(fetcher(hostile, retries=3, deadline=5), f"http://a.example/{case}")
@@ -238,7 +285,7 @@ def test_robots_txt_is_asked_for_each_hop(hostile: HostileOrigin) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        (reply("500 Internal Server Error"), DropReason.ROBOTS),
+        (reply("500 Internal Server Error"), DropReason.ROBOTS_UNAVAILABLE),
         (silent, DropReason.TIMEOUT),
         (drip, DropReason.TIMEOUT),
         (redirect("http://127.0.0.1/robots.txt"), DropReason.PRIVATE_ADDRESS),
@@ -304,7 +351,7 @@ def test_robots_txt_behind_redirects(hostile: HostileOrigin, hops: int, reason: 
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    fetch = Fetcher(DownloadSettings(resolver=address, retries=0), "")
+    fetch = Alone(DownloadSettings(resolver=address, retries=0))
     assert refusal(fetch, "http://a.example/a.jpg").reason is DropReason.CONNECT
 
 
@@ -314,51 +361,3 @@ def test_a_crawl_of_the_real_web_says_whom_to_turn_to() -> None:
     with pytest.raises(ConfigError, match="WAT2MDS_CONTACT"):
         user_agent("me\r\nX-Injected: 1", None)
     assert user_agent("https://example.org/crawl", None).endswith(" (+https://example.org/crawl)")
-
-
-def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Self-signed is refused; the same certificate among the trusted ones is taken; for another name it is refused again."""
-    certificate = self_signed(tmp_path, "a.example")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with contextlib.suppress(OSError), server.wrap_socket(connection, server_side=True) as secure:
-                    secure.recv(65536)
-                    OK(secure, "")
-
-    threading.Thread(target=serve, daemon=True).start()
-    # A world speaks plain HTTP only, so names are brought to loopback behind the address check, which has its own tests.
-    monkeypatch.setattr(Resolver, "addresses", lambda self, host, port_, wait: [("127.0.0.1", port)])
-    settings = DownloadSettings(obey_robots_txt=False, obey_tdmrep_file=False, retries=0, timeout=5)
-    try:
-        assert refusal(Fetcher(settings, "tests"), "https://a.example/a.jpg").reason is DropReason.TLS
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        assert Fetcher(settings, "tests").image("https://a.example/a.jpg").body == BODY
-        assert refusal(Fetcher(settings, "tests"), "https://b.example/a.jpg").reason is DropReason.TLS
-    finally:
-        listener.close()
-
-
-def self_signed(folder: Path, name: str) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / f"{name}.pem"
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
-    return path

@@ -12,13 +12,15 @@ from wat2mds.drops import DropReason
 from wat2mds.stages.download.refusal import Refused
 from wat2mds.stages.download.robots import (
     MAX_ROBOTS_BYTES,
-    RobotsTexts,
+    obey_robots,
     parse,
     parse_tdm_rules,
+    robots_rules,
     tdm_file_reserves,
     tdm_reserved,
     x_robots_refusal,
 )
+from wat2mds.stages.download.sites import SiteText
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_tdm_reservation(headers: list[str], reserved: bool) -> None:
     assert tdm_reserved(headers) is reserved
 
 
-def rules(status: int, text: str = "") -> RobotsTexts:
-    return RobotsTexts(lambda _: (status, text.encode()), 2)
+def check(status: int | None, text: str = "", path: str = "/a.jpg") -> None:
+    obey_robots(robots_rules(SiteText(status, text.encode(), None, "", 0)), f"http://a.example{path}")
 
 
 @pytest.mark.parametrize(
@@ -76,39 +78,25 @@ def rules(status: int, text: str = "") -> RobotsTexts:
     ],
 )
 def test_robots_txt(text: str, path: str, allowed: bool) -> None:
-    texts = rules(200, text)
     if allowed:
-        texts.check("http://a.example", f"http://a.example{path}", 5)
+        check(200, text, path)
     else:
         with pytest.raises(Refused) as refused:
-            texts.check("http://a.example", f"http://a.example{path}", 5)
+            check(200, text, path)
         assert refused.value.reason is DropReason.ROBOTS
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 429])
 def test_robots_txt_4xx_allows(status: int) -> None:
-    rules(status).check("http://a.example", "http://a.example/a.jpg", 5)
+    check(status)
 
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_robots_txt_5xx_disallows(status: int) -> None:
     with pytest.raises(Refused) as refused:
-        rules(status).check("http://a.example", "http://a.example/a.jpg", 5)
-    assert refused.value.reason is DropReason.ROBOTS
-
-
-def test_each_host_is_asked_once() -> None:
-    asked = []
-
-    def fetch(url: str) -> tuple[int, bytes]:
-        asked.append(url)
-        return 404, b""
-
-    texts = RobotsTexts(fetch, 2)
-    for _ in range(3):
-        for host in ("a.example", "b.example"):
-            texts.check(f"http://{host}", f"http://{host}/x.jpg", 5)
-    assert asked == ["http://a.example/robots.txt", "http://b.example/robots.txt"]
+        check(status)
+    assert refused.value.reason is DropReason.ROBOTS_UNAVAILABLE
+    assert not refused.value.at_once
 
 
 def test_rules_beyond_500_kib_are_not_read() -> None:
