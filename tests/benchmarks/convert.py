@@ -101,6 +101,8 @@ def make(base: Path) -> dict[str, str]:
         stored = unit.commit([Flow("unique", "samples", ROWS, ROWS)])
     with Unit("filter", str(base / "scores"), [stored], SETTINGS, fingerprint={}) as unit:
         pq.write_table(tables[2], unit.path("scores.parquet"))
+        for name in ("img_emb.npy", "text_emb.npy"):
+            np.save(unit.path(name), np.zeros((ROWS, 512), np.float16))
         scored = unit.commit([])
     with Unit("filter", str(base / "filter"), [stored, scored], SETTINGS) as unit:
         pq.write_table(table_of(DECISIONS, {"uid": uids, "language": same("en")}), unit.path("decisions.parquet"))

@@ -17,11 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wat2mds.errors import ConfigError, TransientError, nearest
+from wat2mds.models import short_text
+from wat2mds.models.cache import cached, fetch_command, require_sizes
+from wat2mds.models.preprocess import Preprocess
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
+from wat2mds.models.weights import sizes
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     import torch
+    from PIL import Image
 
     Vectors = npt.NDArray[Any]
 
@@ -45,30 +51,54 @@ class Clip:
     device: str
     precision: str
     model: Any
-    preprocess: Callable[[Any], torch.Tensor]
-    """From a PIL image to one row of `encode_image`'s batch, float32 [3, height, width], on the CPU."""
+    preprocess: Preprocess
     tokenizer: Callable[[list[str]], torch.Tensor]
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """From a PIL image to one row of `encode_image`'s batch, uint8 [height, width, 3]; may run in any thread."""
+        return self.preprocess.pixels(image)
 
     def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
         """int64 [n, context_length]; longer captions are cut, unknown words become the unknown token."""
         return self.tokenizer(list(captions))
 
-    def encode_image(self, batch: torch.Tensor) -> Vectors:
-        """float32 [n, dim], each row of length one; the cosine of two rows is their dot product."""
+    def image_rows(self, batch: torch.Tensor) -> torch.Tensor:
+        """float32 [n, dim] on the model's device, each row of length one, of uint8 [n, height, width, 3] (`pixels`).
+
+        On a GPU the rows are still being computed when this returns; the batch is copied to it meanwhile if its memory is pinned.
+        """
         import open_clip
         import torch
 
         with torch.inference_mode():
-            pixels = batch.to(device=self.device, dtype=open_clip.get_input_dtype(self.precision))
-            return _unit_rows(self.model.encode_image(pixels))
+            pixels = self.preprocess.normalized(batch.to(self.device, non_blocking=True))
+            return _unit_rows(self.model.encode_image(pixels.to(open_clip.get_input_dtype(self.precision))))
+
+    def text_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As `image_rows`, of what `tokenize` made of captions. Padding that all of them share costs nothing."""
+        import torch
+
+        with torch.inference_mode():
+            cut = tokens[:, : int(self.token_lengths(tokens).max())]
+            return _unit_rows(short_text.encode(self.model, cut.to(self.device, non_blocking=True)))
+
+    def token_lengths(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 [n]: how many tokens of each row cost anything. Rows of like length are quickest together."""
+        return short_text.lengths(self.model, tokens)
+
+    def encode_image(self, batch: Sequence[npt.NDArray[np.uint8]]) -> Vectors:
+        """float32 [n, dim], each row of length one, of `pixels`; the cosine of two rows is their dot product."""
+        import numpy as np
+        import torch
+
+        return self.image_rows(torch.from_numpy(np.stack(batch))).cpu().numpy()
 
     def encode_text(self, captions: Sequence[str] | torch.Tensor) -> Vectors:
         """Captions, or what `tokenize` made of them; float32 [n, dim], each row of length one."""
         import torch
 
         tokens = captions if isinstance(captions, torch.Tensor) else self.tokenize(captions)
-        with torch.inference_mode():
-            return _unit_rows(self.model.encode_text(tokens.to(self.device)))
+        return self.text_rows(tokens).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         """For manifests, version files and `wat2mds models`."""
@@ -110,11 +140,11 @@ def load_clip(name: str, pretrained: str, device: str = "auto", precision: str =
     import open_clip
     import torch
 
-    chosen = _device(device)
+    chosen = device_of(device)
     source = _LOCAL + str(TINY_FOLDER) if name == TINY else name
     by_schema = source.startswith((_LOCAL, _HUB))
     tag = None if by_schema else pretrained
-    quick_gelu = False
+    options: dict[str, Any] = {}
     if tag is not None and not Path(tag).is_file():
         known = open_clip.list_pretrained_tags_by_model(name)
         if tag not in known:
@@ -123,17 +153,23 @@ def load_clip(name: str, pretrained: str, device: str = "auto", precision: str =
             )
         # open_clip 3.3 only warns where weights were trained with QuickGELU and the model's config lacks it, as with
         # ViT-B-32 and OpenAI's weights; LAION's thresholds were chosen on the model with it.
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+        published = open_clip.get_pretrained_cfg(name, tag)
+        options["force_quick_gelu"] = bool(published.get("quick_gelu", False))
+        kept = cached(f"{name}/{tag}")
+        if kept is not None:
+            require_sizes(kept)
+            tag = str(kept)
+            options |= _as_published(name, published, kept.parent)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             source,
             pretrained=tag,
             precision=precision,
             device=chosen,
-            force_quick_gelu=quick_gelu,
             pretrained_image=False,
+            **options,
         )
-        tokenizer = open_clip.get_tokenizer(source)
+        tokenizer = _tokenizer(source, options)
         config = open_clip.get_model_config(source)
     except Exception as error:
         raise _load_error(error, name, pretrained) from error
@@ -149,8 +185,45 @@ def load_clip(name: str, pretrained: str, device: str = "auto", precision: str =
         device=str(torch.device(chosen)),
         precision=precision,
         model=model,
-        preprocess=preprocess,
+        preprocess=Preprocess(preprocess),
         tokenizer=tokenizer,
+    )
+
+
+def _as_published(name: str, published: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """open_clip's options for weights given as a file: what it knows of the tag, and a text tower's config from beside the weights."""
+    import open_clip
+
+    options: dict[str, Any] = {
+        "image_mean": published["mean"],
+        "image_std": published["std"],
+        "image_interpolation": published["interpolation"],
+        "image_resize_mode": published["resize_mode"],
+    }
+    text = open_clip.get_model_config(name)["text_cfg"]
+    if "hf_model_name" in text:
+        options["text_cfg"] = text | {
+            "hf_model_name": str(folder),
+            "hf_tokenizer_name": str(folder),
+            "hf_model_pretrained": False,
+        }
+    return options
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> Any:
+    """The tokenizer that belongs to a model; that of a text tower of transformers from beside cached weights, without asking a hub."""
+    import open_clip
+
+    text = options.get("text_cfg")
+    if text is None:
+        return open_clip.get_tokenizer(source)
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+
+    return HFTokenizer(
+        text["hf_tokenizer_name"],
+        context_length=text.get("context_length", DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **text.get("tokenizer_kwargs", {}),
     )
 
 
@@ -191,12 +264,12 @@ def _load_error(error: Exception, name: str, pretrained: str) -> Exception:
     """What open_clip, safetensors or transformers raised, as an error that says what to do."""
     files = _local_files(name, pretrained)
     if files:
-        listed = ", ".join(str(path) for path in files)
+        listed = ", ".join(f"{path} ({sizes(path)})" if path.suffix != ".json" else str(path) for path in files)
         return ConfigError(f"the CLIP model {name!r} does not load: {error}. Its files: {listed}; {_remedy(name)}")
     if "download" in str(error).lower() or isinstance(error, OSError):
         return TransientError(
-            f"the weights of {name}/{pretrained} could not be fetched: {error}. On a machine without network, fetch them"
-            " elsewhere and name the file in filter.clip_pretrained (for OpenAI's, with a model ending in -quickgelu)."
+            f"the weights of {name}/{pretrained} are not on this machine and could not be fetched: {error}. Fetch them once where there"
+            f" is a network: {fetch_command(f'{name}/{pretrained}')}. WAT2MDS_MODELS names the folder, which may be copied."
         )
     return ConfigError(f"the CLIP model {name}/{pretrained} does not load: {error}.")
 
@@ -207,7 +280,8 @@ def _remedy(name: str) -> str:
     return "copy it here again and compare its checksum with its source."
 
 
-def _device(setting: str) -> str:
+def device_of(setting: str) -> str:
+    """The device that a setting means here: auto is the GPU where there is one. Raises ConfigError for one that is not there."""
     import torch
 
     if setting == "auto":
@@ -219,12 +293,11 @@ def _device(setting: str) -> str:
     return setting
 
 
-def _unit_rows(features: torch.Tensor) -> Vectors:
+def _unit_rows(features: torch.Tensor) -> torch.Tensor:
     """Normalised in float32, whatever the towers' precision."""
     import torch
 
-    rows = torch.nn.functional.normalize(features.float(), dim=-1)
-    return rows.cpu().numpy()
+    return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def _sha256(path: Path) -> str:

@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wat2mds.errors import ConfigError, nearest
+from wat2mds.models.cache import cached, fetch_command, require_sizes
+from wat2mds.models.catalogue import catalogue
 from wat2mds.models.clip import TINY_FOLDER
+from wat2mds.models.weights import put_header_in_order, sizes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,14 +88,26 @@ def own_heads() -> list[str]:
 
 
 def head_path(name_or_path: str | Path) -> Path:
-    """The file behind a setting: a name of `own_heads`, or a path."""
+    """The file behind a setting: a name of `own_heads` or of the catalogue, or a path.
+
+    Raises ConfigError for what is none of them, and for a catalogue's head that was not fetched.
+    """
     text = str(name_or_path)
     if text in own_heads():
         return TINY_FOLDER / (text.removeprefix(_OWN) + ".safetensors")
     path = Path(text)
-    if not path.is_file():
-        raise ConfigError(f"there is no head {text!r}: neither a file nor one of wat2mds's own.{nearest(text, own_heads())}")
-    return path
+    if path.is_file():
+        return path
+    known = {name for name, entry in catalogue().items() if entry.kind != "clip"}
+    if text in known:
+        found = cached(text)
+        if found is None:
+            raise ConfigError(f"the head {text!r} is not on this machine. Fetch it once: {fetch_command(text)}")
+        require_sizes(found)
+        return found
+    raise ConfigError(
+        f"there is no head {text!r}: neither a file nor one of wat2mds's own or the catalogue's.{nearest(text, {*own_heads(), *known})}"
+    )
 
 
 def load_head(name_or_path: str | Path, clip: str | None = None) -> Head:
@@ -105,7 +120,9 @@ def load_head(name_or_path: str | Path, clip: str | None = None) -> Head:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"the head {path} cannot be read ({error}): it is damaged; copy it from its source again.") from error
+        raise ConfigError(
+            f"the head {path} cannot be read ({error}; {sizes(path)}): it is damaged; copy it from its source again."
+        ) from error
     widths = _checked_header(path, header)
     _check_tensors(path, widths, header["input"], tensors)
     if clip is not None and clip != header["clip"]:
@@ -136,6 +153,7 @@ def save_head(path: Path, head: Head) -> None:
         "licence": head.licence,
     }
     save_file(head.tensors, path, metadata=header)
+    put_header_in_order(path)  # the file's checksum is part of what scores are known by
     path.chmod(0o644)  # safetensors writes for the owner alone
 
 

@@ -1,6 +1,7 @@
 """LAION's published heads, from plain arrays (.npz) to the project's own head files.
 
-In: an .npz of a head's tensors under the names of its own framework, never a pickle. Out: a ``Head`` and its file. Guaranteed: exactly the
+In: a head's tensors under the names of its own framework: the .pth that its authors published, read without running pickles, or an .npz.
+Out: a ``Head`` and its file. Guaranteed: exactly the
 tensors that the head must have, each of its size and finite, else ConfigError with what was expected and found. What does not belong
 here: fetching them, scoring (``heads.py``).
 
@@ -9,13 +10,16 @@ their original frameworks. Aesthetic v2 has no activation between its layers (it
 one, which is what is stored, multiplied in double precision. The NSFW heads standardise their input by the stored mean and variance, as
 Keras's Normalization layer does; their framework looked a few inputs up as categories (``CATEGORICAL``) in tables that are empty in
 the published archive, so the number itself stands in their place: their standard deviations of 100 to 1,400 make the difference from an
-empty table's index of 0 or 1 at most 0.01 deviations.
+empty table's index of 0 or 1 at most 0.01 deviations. The authors' own PyTorch port of the NSFW heads leaves those tables out too.
+
+The violence detectors are two class vectors, of appropriate and of inappropriate images, in the manner of Q16 (arXiv 2202.06675): the
+cosines with them times 100, as CLIP's own temperature and in Q16's code (main/models/clip.py), through a softmax. The softmax of two
+numbers is the sigmoid of their difference, so that it is a linear head. LAION's use of them took the larger of the two, which is a
+score above 0.5. How they were trained is not published beside them, and no known scores are at hand to compare with.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,15 @@ import numpy as np
 
 from wat2mds.errors import ConfigError, nearest
 from wat2mds.models.heads import Head
+from wat2mds.models.weights import read_arrays
 
 _V1 = "https://github.com/LAION-AI/aesthetic-predictor"
 _V2 = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
 _NSFW = "https://github.com/LAION-AI/CLIP-based-NSFW-Detector"
 _V2_LAYERS = (0, 2, 4, 6, 7)  # the numbers between are dropout, which does nothing after training
 _SUFFIX = "..ATTRIBUTES.VARIABLE_VALUE"
+# Q16's and CLIP's: what cosines are multiplied by before the softmax.
+_TEMPERATURE = 100
 # Inputs that the original framework looked up as categories.
 CATEGORICAL = {"nsfw-b32": (92, 133, 312), "nsfw-l14": (180, 316, 413, 440, 644)}
 
@@ -53,6 +60,8 @@ PUBLISHED = {
     "aesthetic-v2-l14": Published("aesthetic", "ViT-L-14/openai", (768, 1024, 128, 64, 16, 1), "stack", _V2, "Apache-2.0"),
     "nsfw-b32": Published("safety", "ViT-B-32/openai", (512, 32, 32, 1), "keras", _NSFW, "MIT"),
     "nsfw-l14": Published("safety", "ViT-L-14/openai", (768, 64, 512, 256, 1), "keras", _NSFW, "MIT"),
+    "violence-b32": Published("toxicity", "ViT-B-32/openai", (512, 1), "classes", _NSFW, "MIT"),
+    "violence-l14": Published("toxicity", "ViT-L-14/openai", (768, 1), "classes", _NSFW, "MIT"),
 }
 
 
@@ -61,7 +70,9 @@ def read_published(kind: str, source: Path) -> Head:
     if kind not in PUBLISHED:
         raise ConfigError(f"there is no published head {kind!r}.{nearest(kind, PUBLISHED)}")
     entry = PUBLISHED[kind]
-    tensors = _arrays(source)
+    tensors = read_arrays(source)
+    if entry.layout == "keras" and "norm.mean" in tensors:
+        tensors = _as_keras(tensors)
     if entry.layout == "keras":
         tensors = {name: tensor for name, tensor in tensors.items() if not _bookkeeping(kind, name)}
     _require(source, kind, _expected(entry), tensors)
@@ -70,6 +81,10 @@ def read_published(kind: str, source: Path) -> Head:
         made = {"layers.0.weight": tensors["weight"], "layers.0.bias": tensors["bias"]}
     elif entry.layout == "stack":
         made, widths = _multiplied(tensors), (entry.widths[0], 1)
+    elif entry.layout == "classes":
+        classes = tensors["array"].astype(np.float64)
+        classes = classes / np.linalg.norm(classes, axis=1, keepdims=True)
+        made = {"layers.0.weight": _TEMPERATURE * (classes[1:] - classes[:1]), "layers.0.bias": np.zeros(1)}
     else:
         variance = tensors[f"layer_with_weights-1.variance{_SUFFIX}"].astype(np.float64)
         made["input.mean"] = tensors[f"layer_with_weights-1.mean{_SUFFIX}"]
@@ -78,27 +93,18 @@ def read_published(kind: str, source: Path) -> Head:
         for number in range(len(widths) - 1):
             made[f"layers.{number}.weight"] = tensors[f"layer_with_weights-{number + 2}.kernel{_SUFFIX}"].T
             made[f"layers.{number}.bias"] = tensors[f"layer_with_weights-{number + 2}.bias{_SUFFIX}"]
-    given, output = ("standardise", "sigmoid") if entry.layout == "keras" else ("l2", "identity")
+    given = "standardise" if entry.layout == "keras" else "l2"
+    output = "sigmoid" if entry.layout in ("keras", "classes") else "identity"
     arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in made.items()}
     return Head(entry.name, entry.clip, widths, given, output, entry.source, entry.licence, arrays)
-
-
-def _arrays(source: Path) -> dict[str, Any]:
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise ConfigError(f"the head {source} does not exist") from error
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(
-            f"the head {source} cannot be read ({error}): it is damaged or no .npz of plain arrays; copy it from its source again."
-        ) from error
 
 
 def _expected(entry: Published) -> dict[str, tuple[int, ...]]:
     sizes = list(zip(entry.widths, entry.widths[1:], strict=False))
     if entry.layout == "linear":
         return {"weight": (1, entry.widths[0]), "bias": (1,)}
+    if entry.layout == "classes":
+        return {"array": (2, entry.widths[0])}
     if entry.layout == "stack":
         found: dict[str, tuple[int, ...]] = {}
         for layer, (before, after) in zip(_V2_LAYERS, sizes, strict=True):
@@ -109,6 +115,24 @@ def _expected(entry: Published) -> dict[str, tuple[int, ...]]:
         found[f"layer_with_weights-{number}.kernel{_SUFFIX}"] = (before, after)
         found[f"layer_with_weights-{number}.bias{_SUFFIX}"] = (after,)
     return found
+
+
+def _as_keras(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of the authors' PyTorch port (src/models.py of their repository) under the names of the archive it was made from."""
+    named = {}
+    for name, tensor in tensors.items():
+        module, _, part = name.partition(".")
+        number = module.removeprefix("linear_")
+        if module == "norm":
+            named[f"layer_with_weights-1.{part}{_SUFFIX}"] = tensor
+        elif number.isdecimal() and part in ("weight", "bias"):
+            kernel = part == "weight"
+            named[f"layer_with_weights-{int(number) + 1}.{'kernel' if kernel else part}{_SUFFIX}"] = (
+                tensor.T if kernel else tensor
+            )
+        else:
+            named[name] = tensor
+    return named
 
 
 def _bookkeeping(kind: str, name: str) -> bool:

@@ -74,7 +74,6 @@ def auc(positive: Array, negative: Array) -> float:
 
 def image_vectors(clip: Clip, pictures: Sequence[Picture], first_seed: int, mode: str | None = None, processes: int = 1) -> Array:
     """Embeddings of the pictures as stored at 256 px, through the model's own preprocessing."""
-    import torch
     from PIL import Image
 
     rows = []
@@ -82,8 +81,7 @@ def image_vectors(clip: Clip, pictures: Sequence[Picture], first_seed: int, mode
     for start in range(0, len(tasks), 1024):
         stored = data.stored_jpegs(tasks[start : start + 1024], processes)
         for first in range(0, len(stored), 128):
-            images = [clip.preprocess(Image.open(io.BytesIO(jpeg))) for jpeg in stored[first : first + 128]]
-            rows.append(clip.encode_image(torch.stack(images)))
+            rows.append(clip.encode_image([clip.pixels(Image.open(io.BytesIO(jpeg))) for jpeg in stored[first : first + 128]]))
     return np.concatenate(rows)
 
 

@@ -133,6 +133,9 @@ def test_damaged_weights_are_a_config_error_with_path_and_remedy(tmp_path: Path,
     with pytest.raises(ConfigError, match="copy it here again") as caught:
         load_clip(f"local-dir:{folder}", "", device="cpu")
     assert str(weights) in str(caught.value)
+    size, expected = len(weights.read_bytes()), f"{len(content):,} bytes by its header" if harm == "cut" else "a header"
+    assert f"expected {expected}" in str(caught.value)
+    assert f"found {size:,} bytes" in str(caught.value)
 
 
 def test_weights_of_another_size_are_a_config_error(tmp_path: Path) -> None:
@@ -141,8 +144,11 @@ def test_weights_of_another_size_are_a_config_error(tmp_path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["model_cfg"]["embed_dim"] = 64
     path.write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ConfigError, match="size mismatch"):
+    # Found in the file, then expected by the model.
+    sizes = r"size mismatch for text_projection: .*torch\.Size\(\[64, 96\]\).*torch\.Size\(\[64, 64\]\)"
+    with pytest.raises(ConfigError, match=sizes) as caught:
         load_clip(f"local-dir:{folder}", "", device="cpu")
+    assert caught.value.exit_code == 78
 
 
 def test_a_folder_without_weights_never_loads_a_head_instead(tmp_path: Path) -> None:

@@ -83,6 +83,14 @@ def test_saved_head_comes_back_and_scores_as_written_by_hand(head: Head, tmp_pat
     assert loaded.kind == "mlp"
 
 
+def test_the_same_head_is_the_same_bytes(head: Head, tmp_path: Path) -> None:
+    made = set()
+    for number in range(8):
+        save_head(tmp_path / f"{number}.safetensors", head)
+        made.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(made) == 1
+
+
 def test_linear_and_standardised_heads(tmp_path: Path) -> None:
     tensors = {
         "layers.0.weight": np.full((1, 2), 2, np.float32),
@@ -161,8 +169,18 @@ def test_wrong_headers_are_refused(head: Head, tmp_path: Path, change: dict[str,
 def test_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "head.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="damaged"):
+    with pytest.raises(ConfigError, match=f"expected a header that states its size, found {len(content)} bytes.*damaged"):
         load_head(path)
+
+
+def test_a_cut_file_is_refused_with_both_sizes(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    save_head(path, head)
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) - 100):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ConfigError, match=f"expected {len(whole):,} bytes by its header, found {size:,} bytes"):
+            load_head(path)
 
 
 def test_unknown_head_names_the_nearest() -> None:

@@ -21,6 +21,8 @@ FILES = {
     "aesthetic-v2-l14": "aesthetic_v2/sac+logos+ava1-l14-linearMSE.npz",
     "nsfw-b32": "nsfw/clip_autokeras_nsfw_b32.npz",
     "nsfw-l14": "nsfw/clip_autokeras_binary_nsfw.npz",
+    "violence-b32": "nsfw/violence_detection_vit_b_32.npy",
+    "violence-l14": "nsfw/violence_detection_vit_l_14.npy",
 }
 KNOWN = {
     "l_14": [-2.46, -0.14, 1.90, 3.58, 5.10, 6.47, 7.79, 9.05, 10.23, 11.30],
@@ -62,7 +64,7 @@ def test_scores_are_finite_and_repeatable(shared: Path, tmp_path: Path, kind: st
     assert np.array_equal(scores, second.score(rows))
     # Another batch multiplies in another order: equal to rounding.
     assert np.allclose(scores, np.concatenate([second.score(rows[i : i + 7]) for i in range(0, len(rows), 7)]), atol=1e-5)
-    if kind.startswith("nsfw"):
+    if not kind.startswith("aesthetic"):
         assert ((scores >= 0) & (scores <= 1)).all()
 
 
@@ -100,6 +102,37 @@ def test_nsfw_heads_follow_the_published_normalisation(shared: Path, tmp_path: P
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("kind", ["violence-b32", "violence-l14"])
+def test_violence_is_the_softmax_of_two_cosines(shared: Path, tmp_path: Path, kind: str) -> None:
+    rows = embeddings(PUBLISHED[kind].widths[0])
+    classes = np.load(shared / "heads" / FILES[kind], allow_pickle=False).astype(np.float64)
+    cosines = rows @ (classes / np.linalg.norm(classes, axis=1, keepdims=True)).T
+    softmax = np.exp(100 * cosines) / np.exp(100 * cosines).sum(axis=1, keepdims=True)
+    scores = loaded(shared, tmp_path, kind).score(rows)
+    assert np.allclose(scores, softmax[:, 1], atol=1e-4)
+    assert np.array_equal(scores > 0.5, cosines.argmax(axis=1) == 1), "as clip-retrieval decides"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["nsfw-b32", "nsfw-l14"])
+def test_the_authors_port_gives_the_same_head_as_their_archive(shared: Path, tmp_path: Path, kind: str) -> None:
+    """The archive's arrays under the names and in the form of the .pth that the catalogue names."""
+    import torch
+
+    end, port = "..ATTRIBUTES.VARIABLE_VALUE", {}
+    with np.load(shared / "heads" / FILES[kind], allow_pickle=False) as file:
+        for name in ("mean", "variance"):
+            port[f"norm.{name}"] = torch.from_numpy(file[f"layer_with_weights-1.{name}{end}"])
+        for number in range(1, len(PUBLISHED[kind].widths)):
+            port[f"linear_{number}.weight"] = torch.from_numpy(file[f"layer_with_weights-{number + 1}.kernel{end}"]).T
+            port[f"linear_{number}.bias"] = torch.from_numpy(file[f"layer_with_weights-{number + 1}.bias{end}"])
+    torch.save(port, tmp_path / "head.pth")
+    one, other = read_published(kind, tmp_path / "head.pth"), read_published(kind, shared / "heads" / FILES[kind])
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.shared
 def test_the_command_makes_a_head_that_another_model_refuses(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +159,7 @@ def linear(**changes: Any) -> dict[str, Any]:
         ("aesthetic-v1-b32", linear(bias=np.array([object()])), "no .npz of plain arrays"),
         ("nsfw-b32", linear(), "layer_with_weights-1.mean..ATTRIBUTES.VARIABLE_VALUE: expected (512,), found none"),
         ("aesthetic-v2-l14", linear(), "layers.0.weight: expected (1024, 768), found none"),
+        ("violence-b32", linear(), "array: expected (2, 512), found none"),
         ("aesthetic-v1-b33", linear(), "Did you mean 'aesthetic-v1-b32'"),
         ("aesthetic-v1-b32", b"PK\x03\x04 cut short", "damaged"),
         ("aesthetic-v1-b32", b"", "damaged"),

@@ -1,15 +1,18 @@
 """filter: block lists, scores for every sample, then keep or drop with a reason.
 
-In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike), a unit
-that names what is on a block list, and a unit of decisions. Guaranteed: nothing on a block list is scored or kept, and its image is
+In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike; with a model
+for other languages ``img_emb_other.npy`` and ``text_emb_other.npy``, of its rows alone), a unit that names what is on a block list, and
+a unit of decisions. Guaranteed: nothing on a block list is scored or kept, and its image is
 deleted; a stored score never changes because a threshold did; another threshold makes new decisions from the stored scores; another
 model makes new scores; a killed attempt is continued at the table of samples that it was at. What
-does not belong here: fetching, hashes, near-duplicates.
+does not belong here: fetching, hashes, groups of near-duplicates over WAT files (publish).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,9 +22,13 @@ from wat2mds.schema import DECISIONS, table_of
 from wat2mds.settings import Settings, digest
 from wat2mds.stages.filter.blocked import block, read_report
 from wat2mds.stages.filter.chunks import score_in_chunks
+from wat2mds.stages.filter.copies import with_copies
 from wat2mds.stages.filter.decisions import READS, decide
+from wat2mds.stages.filter.facts import with_facts
+from wat2mds.stages.filter.further import Further
 from wat2mds.stages.filter.models import models
-from wat2mds.stages.filter.scores import Scorer
+from wat2mds.stages.filter.near import Published
+from wat2mds.stages.filter.scores import Scorer, Scores
 from wat2mds.store import join
 
 log = logging.getLogger(__name__)
@@ -35,11 +42,14 @@ def run(samples: Manifest, out: str, settings: Settings) -> Manifest:
     blocked = block(samples, out, settings)
     scores = _score(samples, needed, out, settings)
     # The scores first: later stages take the first of filter's manifests for them.
-    with Unit(STAGE, out, [samples, scores, blocked.as_input()], settings) as unit:
+    published = Published.of(samples) if settings.filter.near_duplicates == "dataset" else None
+    compared = [] if published is None else [published.as_input()]
+    with Unit(STAGE, out, [samples, scores, blocked.as_input(), *compared], settings) as unit:
         if unit.done:
             return unit.manifest
         table = pq.read_table(scores.fetch("scores.parquet", unit.scratch), columns=list(READS))
-        decided = decide(table, settings.filter, sorted(read_report(blocked, unit.scratch)))
+        hashes = published.hashes() if published is not None else ()
+        decided = decide(table, settings.filter, sorted(read_report(blocked, unit.scratch)), hashes)
         columns = {"uid": decided.uids, "drop_reason": decided.reasons, "language": decided.languages}
         pq.write_table(table_of(DECISIONS, columns), unit.path("decisions.parquet"), compression="zstd")
         return unit.commit([decided.flow()])
@@ -53,11 +63,22 @@ def _score(samples: Manifest, needed: list[Input], out: str, settings: Settings)
             return unit.manifest
         chunks = f"partial/{digest(unit.digest, [i.identity for i in unit.inputs])}"
         with Scorer(given) as scorer:
-            result = score_in_chunks(samples, unit.scratch, unit.store, chunks, scorer.score)
-        pq.write_table(result.table, unit.path("scores.parquet"), compression="zstd")
+            further = Further(given)
+
+            def scored(tables: Iterable[Path]) -> Iterator[Scores]:
+                return (with_facts(further.add(table, scores), table) for table, scores in scorer.score(tables))
+
+            result = score_in_chunks(samples, unit.scratch, unit.store, chunks, scored)
+        table = with_copies(result.table, samples, unit.scratch)
+        pq.write_table(table, unit.path("scores.parquet"), compression="zstd")
         np.save(unit.path("img_emb.npy"), result.image_embeddings)
         np.save(unit.path("text_emb.npy"), result.text_embeddings)
-        done = unit.commit([], {"clip_model": scorer.clip.identity, "samples": result.table.num_rows})
+        extra = {"clip_model": scorer.clip.identity, "samples": result.table.num_rows}
+        if further.clip is not None and result.others is not None:
+            extra["clip_model_other"] = further.clip.identity
+            for name, rows in zip(("img_emb_other", "text_emb_other"), result.others, strict=True):
+                np.save(unit.path(f"{name}.npy"), rows)
+        done = unit.commit([], extra)
         # Those of other settings too: what they lose can be scored again.
         unit.store.delete_tree("partial")
         return done

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from wat2mds.errors import ConfigError
 from wat2mds.identity import normalize_host, normalize_url
 from wat2mds.manifest import Input, Manifest, Unit
+from wat2mds.models.near_duplicates import NONE, Index, hash_rows
 from wat2mds.schema import SAMPLES
 from wat2mds.settings import Settings
 from wat2mds.stage_settings import FilterSettings
@@ -36,17 +37,17 @@ EARLIER = "earlier"
 _DELETED = "blocked: the image was deleted"
 _READS = ["uid", "url", "md5", "sha1", "sha256", "pdq", "pdq_quality", "error_message"]
 _HEX = {"md5": 32, "sha1": 40, "sha256": 64, "pdq": 64}
-# Comparisons of a sample's PDQ with a list's at once: 32 MB of distances.
-_PAIRS = 4_000_000
 
 
 @dataclass(frozen=True)
 class BlockList:
-    """One list. ``name`` is its kind and its file's name; entries are in the form that is compared."""
+    """One list. ``name`` is its kind and its file's name; entries are in the form that is compared, those of a list of PDQ hashes in
+    an index."""
 
     name: str
     kind: str
     entries: frozenset[str]
+    index: Index
     source: Input
 
 
@@ -66,7 +67,9 @@ def read_lists(given: FilterSettings) -> list[BlockList]:
             if entry and not entry.startswith("#"):
                 entries.add(_entry(kind, entry, f"filter.block_lists: {url}, line {number}"))
         identity = hashlib.sha256(content).hexdigest()
-        found.append(BlockList(f"{kind}:{name}", kind, frozenset(entries), Input(f"list:{text}", identity)))
+        index = Index(hash_rows(sorted(entries) if kind == "pdq" else []))
+        source = Input(f"list:{text}", identity)
+        found.append(BlockList(f"{kind}:{name}", kind, frozenset(() if kind == "pdq" else entries), index, source))
     return found
 
 
@@ -122,13 +125,10 @@ def find(path: Path, lists: Sequence[BlockList], given: FilterSettings) -> dict[
 
 
 def _matches(table: pa.Table, entry: BlockList, given: FilterSettings) -> np.ndarray:
-    if not entry.entries:
-        return np.zeros(table.num_rows, bool)
     if entry.kind == "pdq":
-        return _near(table, entry.entries, given)
+        return _near(table, entry.index, given)
     if entry.kind in _HEX:
-        values = pc.utf8_lower(table[entry.kind])
-        return _true(pc.is_in(values, value_set=pa.array(sorted(entry.entries)), skip_nulls=True))
+        return np.array([value is not None and value.lower() in entry.entries for value in table[entry.kind].to_pylist()], bool)
     return np.array([_listed(url, entry) for url in table["url"].to_pylist()], bool)
 
 
@@ -142,26 +142,13 @@ def _listed(url: str, entry: BlockList) -> bool:
     return any(".".join(labels[start:]) in entry.entries for start in range(len(labels)))
 
 
-def _near(table: pa.Table, entries: frozenset[str], given: FilterSettings) -> np.ndarray:
-    """Rows whose PDQ is good enough to be compared and at most so many bits from one of the entries (ThreatExchange: 31, 50)."""
+def _near(table: pa.Table, listed: Index, given: FilterSettings) -> np.ndarray:
+    """Rows whose PDQ is good enough to be compared and at most so many bits from one of the list (ThreatExchange: 31, 50)."""
     usable = _true(pc.and_(pc.is_valid(table["pdq"]), pc.greater_equal(table["pdq_quality"], given.pdq_min_quality)))
     rows = np.flatnonzero(usable)
-    hashes = _bits([table["pdq"][row].as_py() for row in rows])
-    listed = _bits(sorted(entries))
     found = np.zeros(table.num_rows, bool)
-    step = max(1, _PAIRS // max(1, len(listed)))
-    for start in range(0, len(rows), step):
-        part = hashes[start : start + step]
-        distance = np.zeros((len(part), len(listed)), np.uint16)
-        for word in range(4):
-            distance += np.bitwise_count(part[:, word, None] ^ listed[None, :, word])
-        found[rows[start : start + step]] = (distance <= given.pdq_max_distance).any(axis=1)
+    found[rows] = listed.first(hash_rows(table["pdq"].take(rows).to_pylist()), given.pdq_max_distance) != NONE
     return found
-
-
-def _bits(hashes: Sequence[str]) -> np.ndarray:
-    """uint64 [n, 4] of hashes in hex."""
-    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 4)
 
 
 def _deleted(table: pa.Table) -> np.ndarray:

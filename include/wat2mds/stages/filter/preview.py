@@ -24,7 +24,8 @@ from wat2mds.settings import Settings
 from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.blocked import SETTINGS, find, read_lists, read_report
 from wat2mds.stages.filter.decisions import READS, decide
-from wat2mds.stages.filter.models import HEADS, models
+from wat2mds.stages.filter.models import READ_BY, models
+from wat2mds.stages.filter.near import Published
 from wat2mds.store import Store, join
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ def preview(works: Sequence[str], settings: Settings) -> Preview:
         with tempfile.TemporaryDirectory() as folder:
             path = scores.fetch("scores.parquet", Path(folder))
             blocked = _blocked(work, scores, settings.filter, Path(folder))
-            flow = decide(pq.read_table(path, columns=list(READS)), settings.filter, blocked).flow()
+            compared = settings.filter.near_duplicates == "dataset"
+            published = Published.of(parent(scores, "download")).hashes() if compared else ()
+            flow = decide(pq.read_table(path, columns=list(READS)), settings.filter, blocked, published).flow()
         before = [manifest for manifest in ancestry(scores) if manifest.stage != "filter"]
         unlike.update(name for manifest in before for name in _unlike(manifest, settings))
         units.append([*before, replace(scores, flows=[flow])])
@@ -106,8 +109,8 @@ def _blocked(work: str, scores: Manifest, given: FilterSettings, folder: Path) -
 
 
 def _needed(given: FilterSettings) -> FilterSettings:
-    """The settings without the heads whose scores no criterion reads."""
-    return given.model_copy(update=dict.fromkeys(HEADS.keys() & _unread(given)))
+    """The settings without the heads and lists whose scores no criterion reads."""
+    return given.model_copy(update=dict.fromkeys(READ_BY.keys() & _unread(given)))
 
 
 def _reads(stored: dict[str, Any], given: FilterSettings) -> bool:
@@ -121,12 +124,12 @@ def _reads(stored: dict[str, Any], given: FilterSettings) -> bool:
 
 def _unread(given: FilterSettings) -> set[str]:
     """Settings of scores that no criterion reads."""
-    unread = {head for head, criterion in HEADS.items() if getattr(given, criterion) is None}
+    unread = {key for key, criteria in READ_BY.items() if all(getattr(given, criterion) is None for criterion in criteria)}
     return unread if given.drop_illegal else unread | {"zero_shot"}
 
 
 def _models_of(scores: Manifest) -> list[str]:
-    return [f"{i.url} ({i.identity})" for i in scores.inputs if i.url.startswith(("clip:", "head:"))]
+    return [f"{i.url} ({i.identity})" for i in scores.inputs if i.url.startswith(("clip:", "head:", "words:"))]
 
 
 def _unlike(manifest: Manifest, settings: Settings) -> list[str]:

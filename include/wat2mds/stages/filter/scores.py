@@ -1,7 +1,8 @@
 """Scores of samples: CLIP embeddings and similarity, heads and tags on the embeddings, language of the caption.
 
-In: one of download's tables at a time. Out: its scores and embeddings. Guaranteed: the rows of a table depend on that table alone; images
-are decoded by threads ahead of the model (Pillow releases the interpreter while it decodes), in fixed order; embeddings are normalised
+In: download's tables. Out: the scores and embeddings of each. Guaranteed: the rows of a table depend on that table alone; each image is
+read once, and decoded by threads ahead of the model (Pillow releases the interpreter while it decodes and resizes), also those of the
+next table, in fixed order; captions are embedded in order of length, so that little is spent on padding; embeddings are normalised
 and the similarity is their dot product in float32, before they are stored as float16; a batch that does not fit in memory is halved,
 and so are those after it. What does not belong here: where chunks are kept (``chunks``), what is kept or dropped (``decisions``).
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,21 +28,47 @@ from PIL import Image
 from wat2mds.errors import ConfigError
 from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
+from wat2mds.models.image_models import is_image_model
 from wat2mds.models.zero_shot import load_zero_shot
 from wat2mds.schema import SCORES, table_of
 from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.languages import detect_languages
 from wat2mds.stages.filter.models import COLUMNS
+from wat2mds.stages.filter.words import WordLists
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+# Batches that are read and decoded before they are asked for.
+AHEAD = 3
+# Images at a time where filter.batch_size is empty. A CPU gains nothing above 32 (measured: 32 and 64 alike, 16 a tenth slower). A GPU
+# takes clip-retrieval's number, or the largest power of two below it that half of its free memory holds.
+CPU_BATCH, GPU_BATCH = 64, 256
 
 
 class Scores(NamedTuple):
-    """Rows in the schema SCORES; float16 embeddings [n, dim] in the same order."""
+    """Rows in the schema SCORES; float16 embeddings [n, dim] in the same order. ``others``: image and text embeddings of the model for
+    other languages, of its rows alone; None where there is no such model."""
 
     table: pa.Table
     image_embeddings: np.ndarray
     text_embeddings: np.ndarray
+    others: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class _Batch(NamedTuple):
+    """A batch of samples; pixels uint8 [n, height, width, 3] to be."""
+
+    uids: list[str]
+    pixels: Future[Any]
+
+
+class _Captions(NamedTuple):
+    """The captions of a table, after its last batch: texts, tokens and languages to be."""
+
+    table: Path
+    texts: list[str]
+    tokens: Future[Any]
+    languages: Future[list[tuple[str | None, float | None]]]
 
 
 class Scorer:
@@ -49,10 +77,13 @@ class Scorer:
     def __init__(self, settings: FilterSettings) -> None:
         self._settings = settings
         identity = model_identity(settings.clip_model, settings.clip_pretrained)
-        self._heads = {column: load_head(name, identity) for key, column in COLUMNS.items() if (name := getattr(settings, key))}
+        named = {column: name for key, column in COLUMNS.items() if (name := getattr(settings, key)) and not is_image_model(name)}
+        self._heads = {column: load_head(name, identity) for column, name in named.items()}
         self.clip = load_clip(settings.clip_model, settings.clip_pretrained, settings.device, settings.precision)
         self._tagger = load_zero_shot(self.clip) if settings.zero_shot else None
-        self.batch_size = settings.batch_size
+        self._words = WordLists(settings.word_lists) if settings.word_lists else None
+        self._on_gpu = self.clip.device.startswith("cuda")
+        self.batch_size = settings.batch_size or (_fitting(self.clip) if self._on_gpu else CPU_BATCH)
         workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(max(1, workers))
 
@@ -62,44 +93,60 @@ class Scorer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def score(self, shard: Path) -> Scores:
-        """Score every sample of one of download's tables that has an image, in its order."""
-        columns: dict[str, list[Any]] = {"uid": [], "similarity": []}
-        captions: list[str] = []
-        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for batch_uids, batch_captions, pixels in self._batches(shard):
-            images = self._in_pieces(self.clip.encode_image, pixels)
-            texts = self._in_pieces(self.clip.encode_text, self.clip.tokenize(batch_captions))
-            captions += batch_captions
-            columns["uid"] += batch_uids
-            columns["similarity"].extend(np.einsum("nd,nd->n", images, texts, dtype=np.float32))
-            for column, head in self._heads.items():
-                columns.setdefault(column, []).extend(head.score(images))
-            if self._tagger is not None:
-                for column, values in self._tagger.score(images, batch_captions).items():
-                    columns.setdefault(column, []).extend(values)
-            for part, rows in zip(parts, (images, texts), strict=True):
-                part.append(rows.astype(np.float16))
-        languages = detect_languages(captions, self._settings.language_candidates)
-        columns["language"] = [code for code, _ in languages]
-        columns["language_probability"] = [probability for _, probability in languages]
-        columns["clip_model"] = [self.clip.identity] * len(captions)
-        empty = np.zeros((0, self.clip.dim), np.float16)
-        return Scores(table_of(SCORES, columns), *(np.concatenate([empty, *part]) for part in parts))
+    def score(self, tables: Iterable[Path]) -> Iterator[tuple[Path, Scores]]:
+        """Score every sample that has an image, in the order of download's tables, which are read ahead; each with its table."""
+        # The size of what is read stays, whatever fits in memory: the rows of a batch decide the last bits of its scores.
+        uids: list[str] = []
+        images: list[Any] = []
+        for read in _ahead(self._read(tables, self.batch_size), AHEAD):
+            if isinstance(read, _Batch):
+                uids += read.uids
+                images += self._in_pieces(self.clip.image_rows, read.pixels.result())
+            else:
+                yield read.table, self._finish(uids, images, read)
+                uids, images = [], []
 
-    def _in_pieces(self, encode: Callable[[Any], np.ndarray], batch: Any) -> np.ndarray:
+    def _finish(self, uids: list[str], rows: list[Any], captions: _Captions) -> Scores:
+        """A table's scores, when its images are embedded: rows float32, still on the model's device."""
+        if not uids:
+            none = np.zeros((0, self.clip.dim), np.float16)
+            return Scores(SCORES.schema.empty_table(), none, none)
+        texts = self._embed_texts(captions.tokens.result())
+        images = np.concatenate([part.cpu().numpy() for part in rows])
+        columns: dict[str, Any] = {"uid": uids, "similarity": np.einsum("nd,nd->n", images, texts, dtype=np.float32)}
+        columns |= {column: head.score(images) for column, head in self._heads.items()}
+        if self._tagger is not None:
+            columns |= self._tagger.score(images, captions.texts)
+        columns["language"] = [code for code, _ in captions.languages.result()]
+        if self._words is not None:
+            columns["listed_word"] = self._words.flags(captions.texts, columns["language"])
+        columns["language_probability"] = [probability for _, probability in captions.languages.result()]
+        columns["clip_model"] = [self.clip.identity] * len(uids)
+        return Scores(table_of(SCORES, columns), images.astype(np.float16), texts.astype(np.float16))
+
+    def _embed_texts(self, tokens: Any) -> np.ndarray:
+        """float32 [n, dim], each of length one, in the tokens' order."""
+        import torch
+
+        order = torch.argsort(self.clip.token_lengths(tokens), stable=True)
+        rows = torch.cat(self._in_pieces(self.clip.text_rows, tokens[order])).cpu().numpy()
+        texts = np.empty_like(rows)
+        texts[order.numpy()] = rows
+        return texts
+
+    def _in_pieces(self, embed: Callable[[Any], Any], batch: Any) -> list[Any]:
         """A batch's embeddings, in pieces of ``batch_size``; of one that does not fit in memory, half at a time from then on.
 
         Raises ConfigError where not even one fits.
         """
         import torch
 
-        done: list[np.ndarray] = []
+        done: list[Any] = []
         start = 0
         while start < len(batch):
             piece = batch[start : start + self.batch_size]
             try:
-                done.append(encode(piece))
+                done.append(embed(piece))
                 start += len(piece)
             except torch.OutOfMemoryError as error:
                 if len(piece) == 1:
@@ -111,25 +158,56 @@ class Scorer:
                 log.warning("filter: %d at a time do not fit in memory; from here on %d", len(piece), self.batch_size)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-        return np.concatenate(done)
+        return done
 
-    def _batches(self, shard: Path) -> Iterator[tuple[list[str], list[str], Any]]:
-        """(uids, captions, pixels) of up to ``filter.batch_size`` samples; the next batch is decoded while this one is scored."""
+    def _read(self, tables: Iterable[Path], size: int) -> Iterator[_Batch | _Captions]:
+        """The samples of each table, up to ``size`` at a time, then their captions; decoded, tokenized and detected in the pool."""
+        for table in tables:
+            captions: list[str] = []
+            for uids, texts, images in _rows(table, size):
+                captions += texts
+                decoded = [self._pool.submit(_decode, self.clip, data) for data in images]
+                # It waits for those above, which the pool begins before it.
+                yield _Batch(uids, self._pool.submit(self._stack, decoded))
+            tokens = self._pool.submit(self.clip.tokenize, captions)
+            yield _Captions(
+                table, captions, tokens, self._pool.submit(detect_languages, captions, self._settings.language_candidates)
+            )
+
+    def _stack(self, decoded: list[Future[np.ndarray]]) -> Any:
         import torch
 
-        waiting: tuple[list[str], list[str], Any] | None = None
-        for uids, captions, images in _rows(shard, self._settings.batch_size):
-            following = (uids, captions, [self._pool.submit(_decode, self.clip, data) for data in images])
-            if waiting is not None:
-                yield waiting[0], waiting[1], torch.stack([future.result() for future in waiting[2]])
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1], torch.stack([future.result() for future in waiting[2]])
+        batch = torch.from_numpy(np.stack([future.result() for future in decoded]))
+        return batch.pin_memory() if self._on_gpu else batch
 
 
-def _decode(clip: Clip, data: bytes) -> Any:
+def _fitting(clip: Clip) -> int:
+    """How many images at a time half of the GPU's free memory holds: a power of two, GPU_BATCH at most."""
+    import torch
+
+    few = 8
+    before = torch.cuda.memory_allocated(clip.device)
+    torch.cuda.reset_peak_memory_stats(clip.device)
+    clip.encode_image([clip.pixels(Image.new("RGB", (256, 256)))] * few)
+    each = max(1, (torch.cuda.max_memory_allocated(clip.device) - before) // few)
+    free, _ = torch.cuda.mem_get_info(clip.device)
+    most = max(1, min(GPU_BATCH, free // 2 // each))
+    return int(2 ** (most.bit_length() - 1))
+
+
+def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The items, which another thread asks for, up to ``count`` before they are asked for here."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque(reader.submit(next, items, end) for _ in range(count))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(reader.submit(next, items, end))
+            yield item
+
+
+def _decode(clip: Clip, data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        return clip.preprocess(image.convert("RGB"))
+        return clip.pixels(image)
 
 
 def _rows(shard: Path, size: int) -> Iterator[tuple[list[str], list[str], list[bytes]]]:

@@ -3,7 +3,8 @@
 In: the manifests of upload. Out: the Delta table's rows of exactly these WAT files replaced, ``versions/units/`` (the lists of the
 segments that change), ``versions/N/index.<attempt>.json`` (the merged MDS index), then ``versions/N/version.json``, whose conditional
 create is the commit; last the derived ``index.json`` of the dataset's folder. Guaranteed: a version is the newest one before it with
-these WAT files' units in place of their old ones, and its Delta version holds exactly its rows, as read back after the commit;
+these WAT files' units in place of their old ones and of the retries of these, and its
+Delta version holds exactly its rows, as read back after the commit;
 of two publishers at once the later number holds both; a publish
 that was killed anywhere is completed by the next one; publishing what the newest version holds already makes no version.
 What does not belong here: uploading objects (upload), removing unreferenced ones, the funnel's verdict (report).
@@ -33,12 +34,14 @@ from wat2mds.derived import derive_quietly
 from wat2mds.errors import ConfigError, DataError, TransientError
 from wat2mds.lineage import ancestry
 from wat2mds.manifest import Manifest
-from wat2mds.settings import Settings, digest
+from wat2mds.settings import Settings
+from wat2mds.stages.publish.groups import with_groups
 from wat2mds.stages.publish.index import merge_index
+from wat2mds.stages.publish.rounds import drop_later_rounds, fitting
 from wat2mds.stages.publish.table import MetadataTable, Moved, read_columns
 from wat2mds.stages.publish.vacuum import REFRESH_AFTER, refuse_during_vacuum
 from wat2mds.store import Layout, Store, file_hash, join
-from wat2mds.units import PublishedUnit, StoredObject, Units, files_digest, segment_of
+from wat2mds.units import UNIT_FOLDERS, PublishedUnit, StoredObject, Units, files_digest, segment_of
 from wat2mds.versions import Version, newest_number, newest_version, published_flow, read_index, read_record
 
 log = logging.getLogger(__name__)
@@ -95,14 +98,15 @@ def run(
             f"The tasks before publish say why; clear the failed ones"
         )
     dataset = Store(dataset_url)
-    ours = {unit.key: unit for unit in (_unit(upload, dataset, settings) for upload in uploads)}
-    if len(ours) != len(uploads):
+    asked = {unit.key: unit for unit in (_unit(upload, dataset, settings) for upload in uploads)}
+    if len(asked) != len(uploads):
         raise ConfigError("a WAT file is given twice: name one upload manifest for each")
     with tempfile.TemporaryDirectory() as temporary:
         table = MetadataTable(dataset.url, Path(temporary))
         for attempt in range(_TRIES):
             newest = newest_version(dataset.url)
-            if newest is not None and _holds(newest, ours):
+            ours = fitting(newest, asked)
+            if newest is not None and _holds(newest, ours, grouped=settings.publish.groups):
                 refresh_derived(dataset.url)
                 return Published(newest, dataset.url, sorted(ours), done_before=attempt == 0)
             _require_objects(dataset, ours, newest, Path(temporary))
@@ -149,8 +153,13 @@ def _try_publish(
 ) -> Version | None:
     """One attempt on top of ``newest``; None if another publisher took the number. Raises Moved if the table moved on."""
     before = newest.units if newest is not None else Units(dataset.url, {})
+    number = newest.number + 1 if newest is not None else 1
+    ours = {key: replace(unit, since=before[key].since if key in before else number) for key, unit in ours.items()}
+    if settings.publish.groups:
+        ours = with_groups(dataset, before, ours, table.rows)
     changed = {segment: dict(before.segment(segment)) for segment in sorted(set(map(segment_of, ours)))}
     for key, unit in ours.items():
+        drop_later_rounds(changed[segment_of(key)], unit)
         changed[segment_of(key)][key] = unit
     delta_version, files = table.bring_to(before, changed)
     for segment, entry in before.lists.items():
@@ -159,7 +168,6 @@ def _try_publish(
         ):  # the same rows, put right in other files
             changed[segment] = before.segment(segment)
 
-    number = newest.number + 1 if newest is not None else 1
     content, lengths = merge_index(dataset, read_index(dataset.url, newest) if newest is not None else None, before, changed)
     units = Units.stored(
         dataset,
@@ -186,7 +194,7 @@ def _try_publish(
         batch=batch,
         profile=settings.profile,
         settings=json.loads(settings.to_json()),
-        settings_digest=_settings_digest(settings),
+        settings_digest=settings.digest,
         models=_models(settings),
         code=f"wat2mds {__version__}",
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -211,16 +219,18 @@ def _unit(upload: Manifest, dataset: Store, settings: Settings) -> PublishedUnit
         flows=[{"stage": manifest.stage, **asdict(flow)} for manifest in line for flow in manifest.flows],
         objects=[StoredObject(**entry) for entry in upload.extra["objects"]],
         profile=settings.profile,
-        settings=_settings_digest(settings),
+        settings=settings.digest,
+        **{name: upload.extra[name] for name in ("retriable", "retriable_uids", "retriable_until")},
+        retry_of=upload.unit.get("retry_of", ""),
     )
 
 
-def _holds(version: Version, ours: dict[str, PublishedUnit]) -> bool:
-    """Whether a version holds these units, made by the same code from the same settings."""
+def _holds(version: Version, ours: dict[str, PublishedUnit], *, grouped: bool) -> bool:
+    """Whether a version holds these units, made by the same code from the same settings, with groups of near-duplicates if asked for."""
     kept = {key: version.units.get(key) for key in ours}
     return all(
-        found is not None and (found.unit_name, found.digests.get("upload")) == (unit.unit_name, unit.digests.get("upload"))
-        for found, unit in zip(kept.values(), ours.values(), strict=True)
+        found is not None and found.same_as(ours[key]) and (found.groups is not None or not grouped)
+        for key, found in kept.items()
     )
 
 
@@ -231,7 +241,7 @@ def _require_objects(dataset: Store, ours: dict[str, PublishedUnit], newest: Ver
     for key, unit in ours.items():
         held = newest.units.get(key) if newest is not None else None
         named = held is not None and held.unit_name == unit.unit_name
-        there = {entry.path: entry for kind in ("shards", "embeddings") for entry in dataset.walk(f"{kind}/{unit.unit_name}")}
+        there = {entry.path: entry for kind in UNIT_FOLDERS for entry in dataset.walk(f"{kind}/{unit.unit_name}")}
         for entry in unit.objects:
             found = there.get(entry.path)
             if found is None or found.size != entry.size:
@@ -260,9 +270,12 @@ def _renew(dataset: Store, entry: StoredObject, folder: Path) -> None:
 
 def _models(settings: Settings) -> dict[str, str]:
     """The models that filter was set to use, by their part."""
-    heads = {part: getattr(settings.filter, f"{part}_head") for part in ("safety", "watermark", "aesthetic")}
+    heads = {part: getattr(settings.filter, f"{part}_head") for part in ("safety", "watermark", "toxicity", "aesthetic")}
     named = {part: str(head) for part, head in heads.items() if head is not None}
-    return {"clip": f"{settings.filter.clip_model}/{settings.filter.clip_pretrained}"} | named
+    given = settings.filter
+    if given.clip_model_other:
+        named["clip_other"] = f"{given.clip_model_other}/{given.clip_pretrained_other}"
+    return {"clip": f"{given.clip_model}/{given.clip_pretrained}"} | named
 
 
 def _require_distinct_uids(paths: Sequence[Path]) -> None:
@@ -275,7 +288,3 @@ def _require_distinct_uids(paths: Sequence[Path]) -> None:
             f"{len(twice)} uids stand in the batch more than once, e.g. {', '.join(twice[:5].to_pylist())}: nothing was published. "
             f"The ledger was bypassed or lost; run dedup of this batch again"
         )
-
-
-def _settings_digest(settings: Settings) -> str:
-    return digest(json.loads(settings.to_json()))

@@ -22,8 +22,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from wat2mds.errors import ConfigError, DataError, TransientError
+from wat2mds.groups import FOLDER as GROUPS
 from wat2mds.store import Object, Store, join
 from wat2mds.units import FOLDER as UNIT_LISTS
+from wat2mds.units import UNIT_FOLDERS
 from wat2mds.versions import newest_number, read_record, standing_numbers, table_location
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ def _marked(dataset: Store, dry_run: bool) -> Iterator[None]:
 
 
 def _listed(dataset: Store) -> list[Object]:
-    return [entry for folder in ("shards", "embeddings", "release", "versions", "metadata") for entry in dataset.walk(folder)]
+    return [entry for folder in (*UNIT_FOLDERS, "release", "versions", "metadata") for entry in dataset.walk(folder)]
 
 
 def _removable(path: str, standing: list[int], tables: set[str], named: set[str]) -> bool:
@@ -117,7 +119,7 @@ def _removable(path: str, standing: list[int], tables: set[str], named: set[str]
         return path in tables
     if folder == "release":  # a WAT file's part of the release view goes with its shards
         return f"{folder}/{rest[0]}" not in named
-    if folder in ("shards", "embeddings") or path.startswith(f"{UNIT_LISTS}/"):
+    if folder in UNIT_FOLDERS or path.startswith((f"{UNIT_LISTS}/", f"{GROUPS}/")):
         return True
     if len(rest) < 2 or not rest[0].isdigit() or rest[-1] in ("version.json", "withdrawn.json"):
         return False
@@ -141,6 +143,7 @@ def _named(dataset_url: str, standing: list[int]) -> set[str]:
                 named.add(f"release/{unit.unit_name}")
                 named.update(stored.path for stored in unit.objects)
                 named.update(f"metadata/{file.path}" for file in unit.table_files)
+                named.update([unit.groups.path] if unit.groups is not None else [])
             version.units.forget(segment)
     return named
 

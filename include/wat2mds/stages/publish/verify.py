@@ -68,6 +68,8 @@ class _Check:
         self.found = Verified(dataset.url, record.number)
         self.index = memoryview(b"")
         self.at = len(HEAD)
+        # phash_group by uid of the WAT file at hand, as the table has them.
+        self.groups: dict[str, str | None] = {}
 
     def problem(self, text: str) -> None:
         self.found.problems.append(text)
@@ -151,6 +153,7 @@ class _Check:
                 rows[path] = uids
         self._rows(unit, files, rows)
         self._embeddings(unit, rows)
+        self._groups(unit)
         self.found.samples += unit.samples
         self.found.shards += unit.shards
 
@@ -188,16 +191,19 @@ class _Check:
         if sorted(files, key=str) != sorted(unit.table_files, key=str):
             self.problem(f"{unit.key}: the metadata table has other files than the record names")
         read: list[pa.Table] = []
+        self.groups = {}
         for file in files:
             try:
                 with self.table.open(file.path) as source:
-                    read.append(read_columns(source, _COLUMNS))
+                    read.append(read_columns(source, [*_COLUMNS, "phash_group"]))
             except FileNotFoundError:
                 self.problem(f"metadata/{file.path} is missing: {file.rows} rows of {unit.key}")
                 return
             except (pa.ArrowInvalid, OSError) as error:
                 self.problem(f"metadata/{file.path} cannot be read: {_first_line(error)}")
                 return
+        for table in read:
+            self.groups |= dict(zip(table["uid"].to_pylist(), table["phash_group"].to_pylist(), strict=True))
         self._compare("the metadata table", unit, [row for table in read for row in _rows_of(table)], shards)
 
     def _compare(self, where: str, unit: PublishedUnit, rows: Iterable[Row], shards: dict[str, list[str]]) -> None:
@@ -211,16 +217,38 @@ class _Check:
                 self.problem(f"{unit.key}: {lost.total()} rows {text}, e.g. {named}")
 
     def _embeddings(self, unit: PublishedUnit, shards: dict[str, list[str]]) -> None:
+        counts: set[int] = set()
         for entry in unit.objects:
-            if not entry.path.startswith("embeddings/"):
+            if not entry.path.startswith(("embeddings/", "outcomes/")):
                 continue
             content = self._object(entry)
-            if content is None:
+            if content is None or entry.path.startswith("outcomes/"):
                 continue
-            if entry.path.endswith(".parquet"):
+            if "/other/" in entry.path:
+                # The rows of the model for other languages: some of the unit's.
+                counts.add(
+                    len(read_columns(pa.BufferReader(content), ["uid"]))
+                    if entry.path.endswith(".parquet")
+                    else len(np.load(io.BytesIO(content), allow_pickle=False))
+                )
+            elif entry.path.endswith(".parquet"):
                 self._compare(entry.path, unit, _rows_of(read_columns(pa.BufferReader(content), _COLUMNS)), shards)
             elif (count := len(np.load(io.BytesIO(content), allow_pickle=False))) != unit.samples:
                 self.problem(f"{entry.path} holds {count} rows, {unit.key} has {unit.samples} samples")
+        if len(counts) > 1 or max(counts, default=0) > unit.samples:
+            self.problem(f"{unit.key}: embeddings/…/other holds files of {', '.join(map(str, sorted(counts)))} rows")
+
+    def _groups(self, unit: PublishedUnit) -> None:
+        """That the table's groups are those that were given."""
+        content = self._object(unit.groups) if unit.groups is not None else None
+        if content is None:
+            return
+        given = dict(zip(*read_columns(pa.BufferReader(content), ["uid", "phash_group"]).to_pydict().values(), strict=True))
+        other = [uid for uid, group in given.items() if self.groups.get(uid, group) != group]
+        if other:
+            self.problem(
+                f"{unit.key}: {len(other)} rows of the metadata table are of another group of near-duplicates, e.g. {other[0]}"
+            )
 
     def _object(self, entry: StoredObject, what: str = "") -> bytes | None:
         """Its bytes, or None with a problem where it is missing or another than the record names."""

@@ -27,6 +27,7 @@ PLACE = {"snapshot": SNAPSHOT, "segment": SEGMENT, "wat_file": "00000"}
 TINY = (
     "filter.clip_model=wat2mds-tiny",
     "filter.clip_pretrained=tiny",
+    "filter.clip_model_other=",
     "filter.language_candidates=en,de,fr,es,it,nl,pt,ru,ja,zh",
     "filter.safety_head=tiny/safety",
     "filter.watermark_head=tiny/watermark",
@@ -53,6 +54,8 @@ class Drawn:
     url: str
     caption: str
     jpg: bytes
+    original: tuple[int, int] | None = None
+    """Sides as fetched; None: as stored."""
 
 
 def under(profile: str, *overrides: str) -> Settings:
@@ -82,11 +85,23 @@ def drawings(count: int) -> list[Drawn]:
     return [Drawn(f"https://images{n % 3}.example.org/{n}.jpg", t, j) for n, (t, j) in enumerate(zip(texts, jpegs, strict=True))]
 
 
-def download_unit(dataset: str, drawn: Sequence[Drawn], settings: Settings, *, shard: int = 16) -> Manifest:
-    """The units before filter, in the layout of a dataset, as extract, dedup and download leave them."""
+def download_unit(
+    dataset: str,
+    drawn: Sequence[Drawn],
+    settings: Settings,
+    *,
+    shard: int = 16,
+    wat_file: str = "00000",
+    seen: int | None = None,
+) -> Manifest:
+    """The units before filter, in the layout of a dataset, as extract, dedup and download leave them.
+
+    ``seen``: the version of the dataset that dedup saw.
+    """
+    place = PLACE | {"wat_file": wat_file}
 
     def unit(stage: str, inputs: Sequence[Manifest | Input]) -> Unit:
-        return Unit(stage, Layout.of(dataset).stage(SNAPSHOT, SEGMENT, "00000", stage), inputs, settings, unit=PLACE)
+        return Unit(stage, Layout.of(dataset).stage(SNAPSHOT, SEGMENT, wat_file, stage), inputs, settings, unit=place)
 
     size = len(drawn)
     uids = [uid(one.url, one.caption) for one in drawn]
@@ -97,14 +112,15 @@ def download_unit(dataset: str, drawn: Sequence[Drawn], settings: Settings, *, s
         "url_normalized": [one.url for one in drawn],
         "caption": [one.caption for one in drawn],
         "caption_source": ["alt"] * size,
-        **{name: [value] * size for name, value in PLACE.items()},
+        **{name: [value] * size for name, value in place.items()},
     }
-    with unit("extract", [Input("https://data.example.org/00000.wat.gz", "1")]) as made:
+    with unit("extract", [Input(f"https://data.example.org/{wat_file}.wat.gz", "1")]) as made:
         pq.write_table(table_of(PAIRS, columns), made.path("pairs.parquet"))
         extracted = made.commit([Flow("records", "pages", 5, 5), Flow("links", "pairs", size + 2, size, {"no_caption": 2})])
     with unit("dedup", [extracted]) as made:
         pq.write_table(table_of(PAIRS, columns), made.path("unique.parquet"))
-        unique = made.commit([Flow("pairs", "unique", size, size)])
+        extra = {} if seen is None else {"dataset": {"url": dataset, "version": seen}}
+        unique = made.commit([Flow("pairs", "unique", size, size)], extra)
     with unit("download", [unique]) as made:
         rows = [_row(n, uids[n], one) for n, one in enumerate(drawn)]
         for start in range(0, size, shard):
@@ -125,8 +141,8 @@ def _row(number: int, name: str, one: Drawn) -> dict[str, Any]:
         "status": "success",
         "width": width,
         "height": height,
-        "original_width": width,
-        "original_height": height,
+        "original_width": (one.original or (width, height))[0],
+        "original_height": (one.original or (width, height))[1],
         "mime": "image/jpeg",
         "original_bytes": len(one.jpg),
         "md5": hashlib.md5(one.jpg).hexdigest(),

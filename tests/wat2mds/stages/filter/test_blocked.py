@@ -1,14 +1,17 @@
-"""Block lists: listed images, and near copies of them, reach no shard, and nothing of them stays but the uid and the list's name."""
+"""Block lists: listed images, and near copies of them, are never published, and nothing of them stays but the uid and the list's name."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,14 +21,18 @@ from tests.wat2mds.stages.filter.test_profiles import out_of
 from wat2mds.errors import ConfigError
 from wat2mds.identity import uid
 from wat2mds.manifest import Manifest, read_manifest
+from wat2mds.mds_rows import Layout as RowLayout
+from wat2mds.mds_rows import bounds
+from wat2mds.models.pictures import PDQ_MATCH
 from wat2mds.schema import SAMPLES, table_of
 from wat2mds.settings import Settings, load_settings
-from wat2mds.stages import convert, validate
+from wat2mds.stages import convert, publish, upload, validate
 from wat2mds.stages import filter as stage
 from wat2mds.stages.download.images import pdq
 from wat2mds.stages.filter.blocked import block, find, read_lists, read_report
 from wat2mds.stages.filter.preview import preview
 from wat2mds.store import Layout, Store, split
+from wat2mds.versions import read_index, read_version
 
 ALL = ("filter.min_similarity=-1", "filter.min_similarity_other=-1", "filter.max_punsafe=", "filter.max_pwatermark=")
 DIGESTS = {"md5": hashlib.md5, "sha1": hashlib.sha1, "sha256": hashlib.sha256}
@@ -58,8 +65,30 @@ def reasons(done: Manifest) -> dict[str, str | None]:
     return {row["uid"]: row["drop_reason"] for row in table}
 
 
+def objects_below(dataset: str) -> dict[str, bytes]:
+    """Every object of a dataset by its path; of tables also each value, since they may be compressed."""
+    found = {entry.path: Store(dataset).read(entry.path) for entry in Store(dataset).walk()}
+    for path in [path for path in found if path.endswith(".parquet")]:
+        columns = pq.read_table(pa.BufferReader(found[path])).to_pydict().values()
+        values = [v if isinstance(v, bytes) else str(v).encode() for column in columns for v in column if v is not None]
+        found[path] += b"".join(values)
+    return found
+
+
+def published_images(dataset: str) -> Iterator[bytes]:
+    """From the shards that the newest version names."""
+    for shard in json.loads(read_index(dataset, read_version(dataset)))["shards"]:
+        content = Store(dataset).read(shard["raw_data"]["basename"])
+        at = bounds(content, shard)
+        yield from (RowLayout(shard).value(content[start:end], "jpg") for start, end in pairwise(at))
+
+
+def apart(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
 @pytest.mark.shared
-def test_listed_images_and_near_copies_reach_no_shard(shared: Path, tmp_path: Path) -> None:
+def test_listed_images_and_near_copies_are_never_published(shared: Path, tmp_path: Path) -> None:
     photos = [p.read_bytes() for p in sorted((shared / "photos" / "flickr8k-1000").glob("*.jpg"))[:15]]
     exact, near, others = dict(zip(DIGESTS, photos[:3], strict=True)), photos[3:8], photos[8:]
     # At 200 pixels this one's copies lie 32 and 34 bits away, which is not near.
@@ -76,7 +105,8 @@ def test_listed_images_and_near_copies_reach_no_shard(shared: Path, tmp_path: Pa
     listed.append(written(tmp_path, "url", "https://bad.example.com/a~b.jpg"))
     listed.append(written(tmp_path, "domain", "unwanted.EXAMPLE.org"))
     settings = under("demo", *ALL, f"filter.block_lists={','.join(listed)}")
-    samples = download_unit(Layout(tmp_path.as_uri(), "d").dataset, drawn, settings, shard=8)
+    dataset = Layout((tmp_path / "root").as_uri(), "d").dataset
+    samples = download_unit(dataset, drawn, settings, shard=8)
 
     done, blocked, report = run(samples, settings)
     free = {uids[one.url] for one in drawn[len(hidden) : -2]}
@@ -92,16 +122,38 @@ def test_listed_images_and_near_copies_reach_no_shard(shared: Path, tmp_path: Pa
         f"{kind}:{kind}.txt" for kind in (*DIGESTS, "pdq", "url", "domain")
     }
     # No later stage can reach the pixels: not in any file of the dataset.
-    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for _, photo in hidden:
-        assert photo[-4000:-200] not in everything
-    assert others[0][-4000:-200] in everything
+        assert not [path for path, content in objects_below(dataset).items() if photo[-4000:-200] in content]
 
     # Later stages agree, and what is published is the rest.
     base = split(split(samples.url)[0])[0]
-    assert validate.run(samples, done, f"{base}/validate", settings).flows[0].left == 5
-    converted = convert.run(samples, done, f"{base}/convert", settings)
-    assert set(pq.read_table(converted.fetch("metadata.parquet", tmp_path))["uid"].to_pylist()) == free
+    valid = validate.run(samples, done, f"{base}/validate", settings, dataset)
+    assert valid.flows[0].left == 5
+    converted = convert.run(samples, done, f"{base}/convert", settings, valid)
+    publish.run([upload.run(converted, dataset, f"{base}/upload", settings)], dataset, settings)
+    everything = objects_below(dataset)
+    assert {path.split("/")[0] for path in everything} >= {
+        *("work", "shards", "embeddings", "outcomes", "metadata", "versions", "reports")
+    }
+    for _, photo in hidden:
+        assert not [path for path, content in everything.items() if photo[-4000:-200] in content]
+        # Hashes stay in download's table, in the work area, alone.
+        told = [DIGESTS[kind](photo).hexdigest().encode() for kind in DIGESTS] + [pdq(photo, None)[0].encode()]
+        told += [bytes.fromhex(text.decode()) for text in told]
+        telling = [path for path, content in everything.items() if any(text in content for text in told)]
+        assert telling
+        assert all(path.startswith("work/") and "/download/" in path for path in telling)
+    shown = list(published_images(dataset))
+    assert sorted(shown) == sorted(others[:5])
+    assert {path.split("/")[0] for path, content in everything.items() if others[0][-4000:-200] in content} == {"work", "shards"}
+    assert all(apart(pdq(one, None)[0], pdq(photo, None)[0]) > PDQ_MATCH for one in shown for _, photo in hidden)
+
+    def holding(*texts: str) -> set[str]:
+        return {path.split("/")[0] for path, content in everything.items() if any(text.encode() in content for text in texts)}
+
+    assert holding(*report) == {"work", "outcomes"}
+    assert holding("https://pictures.example.com/") == {"work"}
+    assert holding(*free) >= {"work", "shards", "embeddings", "metadata", "versions"}
 
     # Twice, and after a kill between deleting and the report: the same. Without the lists: still blocked.
     assert run(samples, settings)[0].done_before

@@ -24,20 +24,22 @@ from wat2mds.stages.filter.scores import Scorer
 from wat2mds.store import Layout
 
 BATCH = ("filter.batch_size=4",)
-# The stage in a process of its own, which is killed as it begins its fourth batch: the first table is done, the second is not.
+# The stage in a process of its own, which is killed as it begins its fourth batch: the first table is done and stored, the second is not.
 KILLED = """
-import os, signal, sys
+import os, pathlib, signal, sys, time
 from wat2mds.models.clip import Clip
 from wat2mds.manifest import read_manifest
 from wat2mds.settings import Settings
 from wat2mds.stages import filter as stage
-encode, begun = Clip.encode_image, []
+embed, begun = Clip.image_rows, []
 def counted(self, batch):
     begun.append(1)
     if len(begun) == 4:
+        while not list(pathlib.Path(sys.argv[2].removeprefix("file://")).rglob("partial/*/*.npz")):
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
-    return encode(self, batch)
-Clip.encode_image = counted
+    return embed(self, batch)
+Clip.image_rows = counted
 stage.run(read_manifest(sys.argv[1]), sys.argv[2], Settings.from_json(sys.stdin.read(), "stdin"))
 """
 
@@ -53,15 +55,15 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 1000) -> None:
         self.sizes: list[int] = []
-        encode = Clip.encode_image
+        embed = Clip.image_rows
 
         def counted(clip: Clip, batch: torch.Tensor) -> Any:
             if len(batch) > most:
                 raise torch.OutOfMemoryError("simulated")
             self.sizes.append(len(batch))
-            return encode(clip, batch)
+            return embed(clip, batch)
 
-        monkeypatch.setattr(Clip, "encode_image", counted)
+        monkeypatch.setattr(Clip, "image_rows", counted)
 
 
 def scores_of(done: Manifest) -> Manifest:
@@ -97,16 +99,16 @@ def test_killed_in_the_middle_and_resumed(samples: Manifest, tmp_path: Path, mon
 def test_a_damaged_chunk_is_scored_again(samples: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = under("demo", *BATCH)
     whole = stage.run(samples, str(tmp_path / "elsewhere"), settings)
-    score = Scorer.score
-    seen: list[Path] = []
+    finish = Scorer._finish
+    seen: list[int] = []
 
-    def failing(scorer: Scorer, shard: Path) -> Any:
-        seen.append(shard)
+    def failing(scorer: Scorer, uids: list[str], *rest: Any) -> Any:
+        seen.append(len(uids))
         if len(seen) == 3:
             raise OSError("the machine goes down")
-        return score(scorer, shard)
+        return finish(scorer, uids, *rest)
 
-    monkeypatch.setattr(Scorer, "score", failing)
+    monkeypatch.setattr(Scorer, "_finish", failing)
     with pytest.raises(OSError, match="goes down"):
         stage.run(samples, out_of(samples), settings)
     first, second = partial(samples)

@@ -47,10 +47,10 @@ def test_killed_between_any_two_writes_then_retried(
     anywhere: str, made_upload: Make, publish_in_processes: Callable[..., list[int]]
 ) -> None:
     """Each death leaves the newest version as it was, or the new one whole; each retry goes on from there."""
-    # What is written, in order: the table (the first time only), its rows, the segment's list, the merged index, the record, the root
-    # index. Numbers are the writes that an attempt survives; rows and table that are there already are not written again.
+    # What is written, in order: the unit's groups, the table (the first time only), its rows, the segment's list, the merged index, the
+    # record, the root index. Numbers are the writes that an attempt survives; rows and table that are there already are not written again.
     first, second = [made_upload(anywhere, "00000")], [made_upload(anywhere, "00001", count=4, failed=1, dropped=1)]
-    for deaths, uploads, before in (((0, 1, 1, 1, 2, 3), first, None), ((0, 1, 1, 2, 3), second, 1)):
+    for deaths, uploads, before in (((0, 1, 2, 2, 2, 3, 4), first, None), ((0, 1, 2, 2, 3, 4), second, 1)):
         number = (before or 0) + 1
         for attempt, writes in enumerate(deaths):
             assert publish_in_processes((writes, anywhere, uploads)) == [KILLED]

@@ -45,7 +45,9 @@ def test_nothing_that_stands_goes(anywhere: str, made_upload: Make) -> None:
 def test_a_withdrawn_version_loses_what_it_alone_holds(anywhere: str, made_upload: Make) -> None:
     old, new, other = republished(anywhere, made_upload)
     first = read_version(anywhere, 1)
-    (table_file,) = first.units["CC-MAIN-2023-50.1700679099281.67.00000"].table_files
+    unit = first.units["CC-MAIN-2023-50.1700679099281.67.00000"]
+    (table_file,) = unit.table_files
+    assert unit.groups is not None
     (unit_list,) = first.units.lists.values()
     withdraw(anywhere, [1], "asked to")
     before = paths(anywhere)
@@ -61,6 +63,7 @@ def test_a_withdrawn_version_loses_what_it_alone_holds(anywhere: str, made_uploa
         *(entry["path"] for entry in old.extra["objects"]),
         f"metadata/{table_file.path}",
         unit_list.stored.path,
+        unit.groups.path,
         first.index.path,
         *(path for path in before if path.startswith(f"release/{old.extra['unit_name']}/")),
         *(
