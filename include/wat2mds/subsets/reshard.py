@@ -1,0 +1,231 @@
+"""A subset's own MDS shards, by copying samples out of the dataset's: no download, nothing decoded or encoded.
+
+In: a subset's parts and its sorted uids. Out: shards ``mds/shards/<digest>.mds``, named by the samples that they hold. Guaranteed: each
+selected sample once, byte for byte as stored (its uid is compared with the metadata's); shards of an earlier version are used again where
+all their samples are still selected and come from the same units; a shard is read whole and checked by its hash where a quarter of it or
+more is wanted, else its samples by range. Memory: a few shards, and 33 bytes a selected sample. What does not belong here: which samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from wat2mds import mds_rows
+from wat2mds.errors import TransientError
+from wat2mds.models.torchvision_ops import declare_torchvision_ops
+from wat2mds.store import Store, join
+from wat2mds.subsets import uids
+from wat2mds.subsets.definition import folder
+from wat2mds.subsets.parts import Part, within
+from wat2mds.versions import Version, read_index
+
+log = logging.getLogger(__name__)
+SHARD_BYTES = 64 << 20  # streaming's own default
+_HASH = "xxh64"  # read at 10 GB/s; SHA-1 would be the largest part of the work
+# Of a shard's samples, from which on it costs less to read it whole.
+_WHOLE = 0.25
+_AHEAD = 3
+
+
+@dataclass
+class Resharded:
+    """``shards``: entries of the index, named from ``mds/``. ``sources``: for each, its uids' file and the units it was copied from."""
+
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    copied: int = 0
+
+
+def reshard(dataset: Store, version: Version, name: str, parts: dict[str, Part], sorted_uids: Path) -> Resharded:
+    """Make the shards that are missing. Raises TransientError where a shard is not what its index says."""
+    selected = np.load(sorted_uids, mmap_mode="r")
+    done = np.zeros(len(selected), bool)
+    result = _kept(dataset, name, version, selected, done)
+    kept = len(result.shards)
+    packer = _Packer(dataset, f"{folder(name)}/mds", result)
+    for sample in _missing(dataset, version, parts, selected, done):
+        packer.add(sample)
+    packer.flush()
+    log.info("subset %s: %d shards kept, %d written, %d samples copied", name, kept, len(result.shards) - kept, result.copied)
+    return result
+
+
+def index_bytes(shards: list[dict[str, Any]]) -> bytes:
+    """StreamingDataset's index of these shards."""
+    return json.dumps({"shards": shards, "version": 2}, sort_keys=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """``source``: the shard's entry and its header, which a shard with the same columns shares."""
+
+    uid: str
+    unit: str
+    data: memoryview
+    shard: dict[str, Any]
+    header: bytes
+
+
+class _Packer:
+    """Samples into shards of up to SHARD_BYTES; a shard has one set of columns, and an older wat2mds may have stored others."""
+
+    def __init__(self, dataset: Store, place: str, result: Resharded) -> None:
+        self._dataset, self._place, self._result = dataset, place, result
+        self._held: list[_Sample] = []
+        self._bytes = 0
+
+    def add(self, sample: _Sample) -> None:
+        if self._held and (self._bytes + len(sample.data) > SHARD_BYTES or sample.header != self._held[0].header):
+            self.flush()
+        self._held.append(sample)
+        self._bytes += len(sample.data)
+
+    def flush(self) -> None:
+        if not self._held:
+            return
+        held, self._held, self._bytes = self._held, [], 0
+        units = sorted({sample.unit for sample in held})
+        listed = bytes.fromhex("".join(sample.uid for sample in held))
+        name = hashlib.blake2b(json.dumps(units).encode() + listed, digest_size=16).hexdigest()
+        data = mds_rows.joined([sample.data for sample in held], held[0].header)
+        self._dataset.write(f"{self._place}/shards/{name}.mds", data)
+        self._dataset.write(f"{self._place}/shards/{name}.uids", listed)
+        raw = {"basename": f"shards/{name}.mds", "bytes": len(data), "hashes": {_HASH: xxhash.xxh64(data).hexdigest()}}
+        own = {
+            "raw_data": raw,
+            "zip_data": None,
+            "compression": None,
+            "hashes": [_HASH],
+            "samples": len(held),
+            "size_limit": SHARD_BYTES,
+        }
+        self._result.shards.append(held[0].shard | own)
+        self._result.sources.append({"uids": f"{self._place}/shards/{name}.uids", "units": units})
+        self._result.copied += len(held)
+
+
+def _kept(dataset: Store, name: str, version: Version, selected: np.ndarray, done: np.ndarray) -> Resharded:
+    """Shards of the subset's last version that can stay; ``done`` is set where they hold a selected sample."""
+    result = Resharded()
+    units = {unit.unit_name for unit in version.units.values()}
+    for number in sorted((int(n) for n in dataset.names(folder(name))[1] if n.isdigit()), reverse=True):
+        try:
+            record = dataset.read_json(f"{folder(name)}/{number:06d}/mds.json")
+            shards = dataset.read_json(record["index"]["path"])["shards"]
+        except FileNotFoundError:
+            continue
+        for shard, source in zip(shards, record["shards"], strict=True):
+            if not set(source["units"]) <= units:
+                continue
+            at = uids.positions(selected, uids.of_bytes(dataset.read(source["uids"])))
+            if (at >= 0).all():
+                done[at] = True
+                result.shards.append(shard)
+                result.sources.append(source)
+        break
+    return result
+
+
+def _missing(
+    dataset: Store, version: Version, parts: dict[str, Part], selected: np.ndarray, done: np.ndarray
+) -> Iterator[_Sample]:
+    """The selected samples that no shard holds yet, in the order of units, shards and rows; shards are read ahead."""
+    entries: dict[str, dict[str, Any]] = {
+        shard["raw_data"]["basename"]: shard for shard in json.loads(read_index(dataset.url, version))["shards"]
+    }
+    last = (int(selected[-1]["f0"]), int(selected[-1]["f1"])) if len(selected) else None
+
+    def wanted() -> Iterator[tuple[str, dict[str, Any], list[int], list[str]]]:
+        for part in parts.values():
+            rows = within(part.read(["uid", "shard", "shard_row"]), last)
+            rows = rows.filter(~done[uids.positions(selected, uids.of(rows["uid"]))]) if rows.num_rows else rows
+            rows = rows.sort_by([("shard", "ascending"), ("shard_row", "ascending")])
+            places: dict[str, tuple[list[int], list[str]]] = {}
+            for shard, row, uid in zip(*(rows[c].to_pylist() for c in ("shard", "shard_row", "uid")), strict=True):
+                numbers, found = places.setdefault(shard, ([], []))
+                numbers.append(row)
+                found.append(uid)
+            for shard, (numbers, found) in places.items():
+                yield part.unit.unit_name, entries[shard], numbers, found
+
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: list[tuple[str, dict[str, Any], list[str], Future[tuple[bytes, list[memoryview]]]]] = []
+        for unit, shard, numbers, found in wanted():
+            waiting.append((unit, shard, found, pool.submit(_read, dataset, shard, numbers)))
+            if len(waiting) > _AHEAD:
+                yield from _samples(dataset, *waiting.pop(0))
+        for entry in waiting:
+            yield from _samples(dataset, *entry)
+
+
+def _samples(
+    dataset: Store, unit: str, shard: dict[str, Any], wanted: list[str], reading: Future[tuple[bytes, list[memoryview]]]
+) -> Iterator[_Sample]:
+    header, found = reading.result()
+    layout = mds_rows.Layout(shard)
+    for uid, data in zip(wanted, found, strict=True):
+        try:
+            stored = layout.value(data, "uid").decode("ascii", "replace")
+        except ValueError as error:
+            raise _damaged(dataset, shard, str(error)) from error
+        if stored != uid:
+            raise _damaged(dataset, shard, f"holds {stored!r} where the metadata has {uid}")
+        yield _Sample(uid, unit, data, shard, header)
+
+
+def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> tuple[bytes, list[memoryview]]:
+    """A shard's header, and some of its samples, ascending."""
+    name = str((shard["zip_data"] or shard["raw_data"])["basename"])
+    start = mds_rows.head_bytes(shard["samples"])
+    try:
+        if shard["zip_data"] is not None or len(rows) >= _WHOLE * shard["samples"]:
+            raw = memoryview(_whole(dataset, shard, name))
+            offsets = mds_rows.bounds(raw, shard)
+            return bytes(raw[start : offsets[0]]), [raw[offsets[row] : offsets[row + 1]] for row in rows]
+        [head] = dataset.read_ranges(name, [(0, start)])
+        offsets = mds_rows.bounds(head, shard)
+        header, *found = dataset.read_ranges(name, [(start, offsets[0]), *((offsets[row], offsets[row + 1]) for row in rows)])
+        return header, [memoryview(data) for data in found]
+    except (ValueError, IndexError) as error:
+        raise _damaged(dataset, shard, str(error)) from error
+    except FileNotFoundError as error:
+        raise _damaged(dataset, shard, "is gone") from error
+
+
+def _whole(dataset: Store, shard: dict[str, Any], name: str) -> bytes:
+    """A shard's uncompressed bytes, as their hashes have them; the cheapest hash is asked where there are several."""
+    stored = dataset.read(name)
+    if shard["zip_data"] is None:
+        return _checked(stored, shard["raw_data"])
+    declare_torchvision_ops()
+    from streaming.base.compression import decompress
+
+    return _checked(decompress(shard["compression"], _checked(stored, shard["zip_data"])), shard["raw_data"])
+
+
+def _checked(data: bytes, info: dict[str, Any]) -> bytes:
+    known = info["hashes"]
+    algorithm = next((kind for kind in ("xxh3_64", "xxh3_128", "xxh64", "xxh128", "xxh32") if kind in known), None)
+    if algorithm is not None:
+        found = getattr(xxhash, algorithm)(data).hexdigest()
+    elif known:
+        algorithm = sorted(known)[0]
+        found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    if len(data) != info["bytes"] or (algorithm is not None and found != known[algorithm]):
+        raise ValueError(f"{info['basename']} has not the {algorithm or 'size'} that its index gives")
+    return data
+
+
+def _damaged(dataset: Store, shard: dict[str, Any], what: str) -> TransientError:
+    where = join(dataset.url, shard["raw_data"]["basename"])
+    return TransientError(f"{where}: {what}. `wat2mds verify` says what else is wrong; clearing its upload task mends it")

@@ -1,0 +1,82 @@
+"""Sorted uids of a subset, in DataComp's form: a numpy array of dtype ``u8,u8``, each the halves of a uid read as hex numbers.
+
+In: uids by WAT file. Out: one npy file. Guaranteed: sorted, in memory that does not grow with their number: they are dealt to bins
+by their first byte, which for hashes is even, and each bin is sorted by itself. What does not belong here: which uids.
+
+Source of the form: mlfoundations/datacomp, resharder.py, which takes such a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+DTYPE = np.dtype("u8,u8")
+_BINS = 256
+
+
+def of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """uids of 32 hex digits as pairs [n] of dtype DTYPE."""
+    return of_bytes(bytes.fromhex("".join(column.to_pylist())))
+
+
+def of_bytes(data: bytes) -> np.ndarray:
+    """uids of 16 bytes as pairs [n] of dtype DTYPE."""
+    halves = np.frombuffer(data, ">u8").reshape(-1, 2)
+    found = np.empty(len(halves), DTYPE)
+    found["f0"], found["f1"] = halves[:, 0], halves[:, 1]
+    return found
+
+
+def write_sorted(groups: Iterable[np.ndarray], target: Path, most: int | None = None) -> int:
+    """Write the least ``most`` of all uids, or all, to ``target``; returns how many. Scratch files lie beside it for the while."""
+    bins = [target.with_name(f"{target.name}.{number:03d}") for number in range(_BINS)]
+    total = 0
+    for group in groups:
+        numbers = (group["f0"] >> np.uint64(56)).astype(np.intp)
+        order = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=_BINS))
+        for number in np.unique(numbers):
+            start = ends[number - 1] if number else 0
+            with bins[number].open("ab") as file:
+                group[order[start : ends[number]]].tofile(file)
+        total += len(group)
+    total = total if most is None else min(total, most)
+    open_memmap: Any = np.lib.format.open_memmap
+    out = open_memmap(target, "w+", DTYPE, (total,))
+    at = 0
+    for path in bins:
+        if path.exists():
+            some = np.fromfile(path, DTYPE)
+            some.sort(order=("f0", "f1"))
+            some = some[: total - at]
+            out[at : at + len(some)] = some
+            at += len(some)
+            path.unlink()
+    out.flush()
+    return total
+
+
+def last(path: Path) -> tuple[int, int] | None:
+    """The greatest uid of a file; None where it holds none."""
+    found = np.load(path, mmap_mode="r")
+    return (int(found[-1]["f0"]), int(found[-1]["f1"])) if len(found) else None
+
+
+def positions(sorted_uids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of ``wanted`` stands in the sorted uids, int64; -1 where it does not."""
+    at = np.searchsorted(_key(sorted_uids), _key(wanted))
+    inside = np.minimum(at, max(0, len(sorted_uids) - 1))
+    there = (at < len(sorted_uids)) & (sorted_uids[inside] == wanted) if len(sorted_uids) else np.zeros(len(wanted), bool)
+    return np.where(there, at, -1)
+
+
+def _key(pairs: np.ndarray) -> np.ndarray:
+    """The same order as bytes, which numpy searches faster than pairs."""
+    halves = np.empty((len(pairs), 2), ">u8")
+    halves[:, 0], halves[:, 1] = pairs["f0"], pairs["f1"]
+    return halves.view("S16").ravel()
