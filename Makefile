@@ -28,9 +28,12 @@ lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-bench: $(STAMP) ## extract beside cc2dataset, convert beside streaming's LAION converter, on the real data of ../shared: CPU, memory
+bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, convert beside streaming's LAION converter, filter beside clip-retrieval, language beside fastText, on the real data of ../shared
 	$(BIN)/python -m tests.benchmarks.extract
+	$(BIN)/python -m tests.benchmarks.download
 	$(BIN)/python -m tests.benchmarks.convert
+	$(BIN)/python -m tests.benchmarks.clip
+	$(BIN)/python -m tests.benchmarks.language
 
 lock: $(UV) ## make requirements.txt anew from pyproject.toml (torch's CUDA packages stay out: the file serves CPU and GPU machines)
 	UV_FIND_LINKS= $(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --quiet $(UPGRADE) \

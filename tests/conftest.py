@@ -79,7 +79,7 @@ def s3_root(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tests")
-    safe = "".join(c if c.isalnum() else "-" for c in request.node.name).strip("-")
+    safe = "".join(c if c.isalnum() else "-" for c in request.node.nodeid).strip("-")
     return f"s3://tests/{safe}-{os.getpid()}"
 
 

@@ -15,7 +15,7 @@ DAG_FILES, PLUGIN_FILES = sorted((ROOT / "dags").glob("**/*.py")), sorted((ROOT 
 PACKAGE_FILES = sorted(PACKAGE.glob("**/*.py"))
 
 # What lies beside the core in the package: a folder of its own, with libraries of its own.
-BESIDE_CORE = {"stages", "models", "world", "cli", "deploy"}
+BESIDE_CORE = {"stages", "models", "world", "cli", "deploy", "subsets"}
 CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich", "boto3", "botocore"}
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
@@ -23,6 +23,7 @@ READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
 LIGHT_CORE = {
     *(
         "errors",
+        "figures",
         "settings",
         "stage_settings",
         "drops",
@@ -38,7 +39,7 @@ LIGHT_CORE = {
 }
 HEAVY = {
     *("numpy", "pandas", "pyarrow", "deltalake", "torch", "torchvision", "open_clip", "img2dataset", "streaming"),
-    *("great_expectations", "fastwarc", "cv2", "boto3", "faiss", "transformers", "lingua"),
+    *("great_expectations", "fastwarc", "cv2", "boto3", "faiss", "duckdb", "transformers", "lingua"),
 }
 OTHER_FOLDERS = {file.stem for file in [*DAG_FILES, *PLUGIN_FILES]}
 NO_HOME_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "constants", "retired"}

@@ -31,8 +31,11 @@ def _decode_unreserved(match: re.Match[str]) -> str:
 
 
 def _normalize_part(text: str) -> str:
-    text = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m.group().encode("utf-8", "surrogatepass")), text)
-    return _PERCENT.sub(_decode_unreserved, text) if "%" in text else text
+    if "%" in text:
+        text = _PERCENT.sub(_decode_unreserved, text)
+    if " " in text:  # nearly always what is unsafe
+        text = text.replace(" ", "%20")
+    return _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m.group().encode("utf-8", "surrogatepass")), text)
 
 
 @lru_cache(maxsize=65536)
@@ -53,6 +56,11 @@ def normalize_host(host: str) -> str:
 
 # A URL with nothing to normalise but its host: most of them, and worth a shorter way.
 _PLAIN = re.compile(r"(https?)://([A-Za-z0-9\-.]+)(/[A-Za-z0-9\-._~!$&'()*+,;=:@/?|]*)", re.ASCII)
+
+
+# The same for many at once (RE2): URLs that are normal as they stand. Percent-encoded are capitals and what is not unreserved.
+_KEPT = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/|\[\]]|%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[BCDF])"
+NORMAL_URL = rf"^https?://[a-z0-9\-.]*[a-z0-9\-]/(?:(?:\?|{_KEPT})*(?:{_KEPT}))?$"
 
 
 # Printable ASCII without a port: nothing to do but percent-encoding, as for blanks.

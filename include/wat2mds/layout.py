@@ -41,6 +41,11 @@ def split(url: str) -> tuple[str, str]:
     return folder, name
 
 
+def progress_path(digest: str) -> str:
+    """Where, below a stage's folder of one WAT file, the figures of a running unit lie."""
+    return f"progress/{digest}.json"
+
+
 class Layout:
     """Where the parts of one dataset lie: one function per kind of path, all URLs (design.md, Store)."""
 

@@ -14,8 +14,10 @@ from wat2mds.manifest import Manifest, read_manifest
 log = logging.getLogger(__name__)
 
 
-def parent(manifest: Manifest, stage: str) -> Manifest:
-    """The input that ``stage`` made. Raises DataError where there is none, or where it is not the one that was used."""
+def parent(manifest: Manifest, stage: str | tuple[str, ...]) -> Manifest:
+    """The input that ``stage``, or one of several, made. Raises DataError where there is none, or where it is not the one that was used."""
+    stages = (stage,) if isinstance(stage, str) else stage
+    stage = " or ".join(stages)
     for given in manifest.inputs:
         if not given.url.endswith(".json"):
             continue
@@ -23,7 +25,7 @@ def parent(manifest: Manifest, stage: str) -> Manifest:
             found = read_manifest(given.url)
         except FileNotFoundError as error:
             raise DataError(f"{manifest.url} was made from {given.url}, which is gone: run {stage} again first") from error
-        if found.stage != stage:
+        if found.stage not in stages:
             continue
         if found.identity != given.identity:
             raise DataError(f"{given.url} has changed since {manifest.url} was made from it: run {manifest.stage} again first")

@@ -32,7 +32,17 @@ from wat2mds.store import Store, fetch, file_hash, join, split
 log = logging.getLogger(__name__)
 
 # Raise a stage's number when its code makes something else of the same input: its units, and what follows, are then made again.
-STAGE_VERSIONS = {"extract": 2, "import": 1, "dedup": 1, "download": 2, "filter": 2, "validate": 2, "convert": 1, "upload": 1}
+STAGE_VERSIONS = {
+    "extract": 3,
+    "import": 1,
+    "dedup": 1,
+    "download": 3,
+    "filter": 5,
+    "validate": 3,
+    "convert": 2,
+    "upload": 1,
+    "retry": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -295,15 +305,19 @@ class Unit:
         paths = sorted(p for p in base.rglob("*") if p.is_file()) if base.is_dir() else []
         return [StoredFile(p.relative_to(base).as_posix(), p.stat().st_size, file_hash(p)) for p in paths]
 
+    @cached_property
+    def attempts(self) -> Path:
+        """Where attempts have their scratch folders: beside the output, or in the temporary folder for a remote store."""
+        if self.store.local is not None:
+            return self.store.local / ".attempts"
+        return Path(tempfile.gettempdir()) / f"wat2mds-{os.getuid()}" / digest(self.store.url)
+
     def _claim_scratch(self) -> None:
-        """A folder of this attempt's own beside the output, or in the temporary folder for a remote store; dead ones are removed.
+        """A folder of this attempt's own; those of dead attempts are removed.
 
         An attempt is alive while it holds the lock on its folder; the kernel drops the lock with the process, however it ends.
         """
-        if self.store.local is not None:
-            base = self.store.local / ".attempts"
-        else:
-            base = Path(tempfile.gettempdir()) / f"wat2mds-{os.getuid()}" / digest(self.store.url)
+        base = self.attempts
         base.mkdir(parents=True, exist_ok=True)
         for other in base.iterdir():
             _remove_if_dead(other)

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from wat2mds.errors import ConfigError
 from wat2mds.manifest import unit_digest
-from wat2mds.settings import FIRST_STAGES, Settings, digest
+from wat2mds.settings import FIRST_STAGES, PAIR_STAGES, Settings
 from wat2mds.snapshots import BATCH_SIZE, Registry, Snapshot, WatFile
 from wat2mds.store import Layout, Store, join, split
 
@@ -61,15 +61,20 @@ def import_fingerprint(settings: Settings) -> dict[str, Any]:
 
 
 def expected_digests(settings: Settings, first: str = "extract") -> dict[str, str]:
-    """Each stage's digest under these settings: a unit's manifest is ``<stage folder>/<digest>.json``. ``first``: extract or import."""
+    """Each stage's digest under these settings: a unit's manifest is ``<stage folder>/<digest>.json``.
+
+    ``first``: extract, import or retry.
+    """
 
     def name(stage: str, parents: Sequence[str], fingerprint: dict[str, Any] | None = None) -> str:
         given = settings.group(stage).fingerprint() if fingerprint is None else fingerprint
         return unit_digest(stage, given, parents)
 
-    found = {first: name(first, [], import_fingerprint(settings) if first == "import" else None)}
-    found["dedup"] = name("dedup", [found[first]])
-    found["download"] = name("download", [found["dedup"]])
+    given = {"import": import_fingerprint(settings), "retry": {}}
+    found = {first: name(first, [], given.get(first))}
+    if first != "retry":
+        found["dedup"] = name("dedup", [found[first]])
+    found["download"] = name("download", [found.get("dedup", found[first])])
     found["scores"] = name("filter", [found["download"]], settings.filter.fingerprint(decisions=False))
     found["filter"] = name("filter", [found["download"], found["scores"]])
     found["validate"] = name("validate", [found["download"], found["filter"]])
@@ -134,10 +139,7 @@ def _units(
     layout: Layout, settings: Settings, first: str, place: tuple[str, str, str], sources: Sequence[tuple[str, str]]
 ) -> list[WatUnit]:
     """The units of (number, source) each; ``place`` is snapshot, segment and batch."""
-    text = settings.to_json()
-    settings_url = layout.settings(digest(text))
-    folder, name = split(settings_url)
-    Store(folder).create(name, text.encode())
+    settings_url = store_settings(layout, settings)
     digests = expected_digests(settings, first)
     snapshot, segment, batch = place
     return [
@@ -156,8 +158,15 @@ def _units(
     ]
 
 
+def store_settings(layout: Layout, settings: Settings) -> str:
+    """Keep settings with the dataset; the URL of their file, which their digest names."""
+    folder, name = split(layout.settings(settings.digest))
+    Store(folder).create(name, settings.to_json().encode())
+    return join(folder, name)
+
+
 def first_stage(unit: WatUnit) -> str:
-    """``import`` for a parquet file of pairs, else ``extract``."""
+    """``import`` for a parquet file of pairs, ``retry`` for failures that are asked for again, else ``extract``."""
     return next(stage for stage in FIRST_STAGES if stage in unit["digests"])
 
 
@@ -197,12 +206,17 @@ def stage_arguments(stage: str, units: WatUnit | Sequence[WatUnit]) -> list[str]
         case "extract":
             place = ["--snapshot", unit["snapshot"], "--segment", unit["segment"], "--wat-file", unit["wat_file"]]
             return [stage, unit["source"], *out, *place, *settings]
+        case "retry":
+            place = ["--snapshot", unit["snapshot"], "--segment", unit["segment"], "--wat-file", unit["wat_file"]]
+            return [stage, unit["source"], *out, *place, *settings]
         case "dedup":
             template = join(split(unit["work"])[0], "{wat_file}", stage)
             inputs = [manifest_url(u, first_stage(u)) for u in several]
-            return [stage, *inputs, "--ledger", join(unit["dataset"], "ledger"), "--out", template, "--skip-missing", *settings]
+            place = ["--ledger", join(unit["dataset"], "ledger"), "--dataset", unit["dataset"]]
+            return [stage, *inputs, *place, "--out", template, "--skip-missing", *settings]
         case "download":
-            return [stage, manifest_url(unit, "dedup"), *out, *settings]
+            pairs = next(name for name in PAIR_STAGES if name in unit["digests"])
+            return [stage, manifest_url(unit, pairs), *out, *settings]
         case "filter":
             return [stage, samples, *out, *settings]
         case "validate":

@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._start = self._said = time.monotonic()
-        self._done, self._note = 0, ""
+        self._done, self._note, self._line = 0, "", ""
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
@@ -48,8 +48,9 @@ class Progress:
             self._bar.stop()
         self._say()
 
-    def update(self, done: int, note: str = "") -> None:
-        self._done, self._note = done, note
+    def update(self, done: int, note: str = "", line: str = "") -> None:
+        """``line``: what a log says, in place of the numbers and the note."""
+        self._done, self._note, self._line = done, note, line
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._said >= LOG_SECONDS:
@@ -57,6 +58,9 @@ class Progress:
 
     def _say(self) -> None:
         self._said = time.monotonic()
+        if self._line:
+            log.info("%s", self._line)
+            return
         rate = self._done / max(self._said - self._start, 1e-3)
         note = f"; {self._note}" if self._note else ""
         log.info("%s: %d of %d %s, %.1f a second%s", self._what, self._done, self._total, self._unit, rate, note)

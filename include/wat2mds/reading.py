@@ -1,13 +1,14 @@
 """A dataset's versions for training: streaming's StreamingDataset on the newest or an older one.
 
-In: a dataset's URL and a version's number. Out: a StreamingDataset of exactly that version's samples. Guaranteed: the index that it
-reads is the one that the version record names, checked by hash, whatever lies in the dataset's folder or is published meanwhile.
+In: a dataset's URL and a version's number, and a subset's name. Out: a StreamingDataset of exactly those samples. Guaranteed: the index
+that it reads is the one that the record names, checked by hash, whatever lies in the dataset's folder or is published meanwhile.
 The reader's index is put into its cache folder beforehand, since an index under ``versions/N/`` cannot name shards above itself.
 What does not belong here: how versions are made; choosing samples.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -16,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wat2mds.errors import ConfigError, DataError
-from wat2mds.store import Store
+from wat2mds.errors import ConfigError, DataError, TransientError
+from wat2mds.store import Store, join
 from wat2mds.versions import Version, read_index, read_version
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ def seed_cache(dataset_url: str, version: Version, local: str | Path | None = No
 
     Without ``local`` a new folder in the system's temporary one.
     """
-    content = read_index(dataset_url, version)
+    return _seeded(Store(dataset_url), read_index(dataset_url, version), local)
+
+
+def _seeded(store: Store, content: bytes, local: str | Path | None) -> Path:
     folder = Path(local if local is not None else tempfile.mkdtemp(prefix="wat2mds-cache-")).absolute()
-    store = Store(dataset_url)
     if store.local is not None and folder.is_relative_to(store.local):
         raise ConfigError(f"cache folder {folder} lies in the dataset's own folder: choose one outside it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,16 +59,40 @@ def open_dataset(
     record = version if isinstance(version, Version) else read_version(dataset_url, version)
     if not record.samples:
         raise DataError(f"version {record.number} of {dataset_url} holds no samples: StreamingDataset cannot open it")
-    folder = seed_cache(dataset_url, record, local)
+    return _streaming(Store(dataset_url), seed_cache(dataset_url, record, local), options)
 
+
+def _streaming(store: Store, folder: Path, options: dict[str, Any]) -> StreamingDataset:
     from wat2mds.models.torchvision_ops import declare_torchvision_ops
 
     declare_torchvision_ops()
     from streaming import StreamingDataset
 
-    store = Store(dataset_url)
     remote = store.url if store.local is None else str(store.local)
     return StreamingDataset(remote=remote, local=str(folder), **({"batch_size": 1} | options))
+
+
+def open_subset(
+    dataset_url: str, name: str, version: int | None = None, *, local: str | Path | None = None, **options: Any
+) -> StreamingDataset:
+    """StreamingDataset of a subset's own shards, of the newest version that has them by default; the rest is as in ``open_dataset``.
+
+    Raises DataError where the subset has no shards of that version.
+    """
+    store = Store(join(dataset_url, "subsets", name))
+    numbers = [int(child) for child in store.names()[1] if child.isdigit() and store.exists(f"{child}/mds.json")]
+    number = version if version is not None else max(numbers, default=None)
+    if number not in numbers:
+        raise DataError(
+            f"subset {name!r} of {dataset_url} has shards of versions {numbers}, not of {number}: "
+            f"`wat2mds subset build {name} --mds` makes them"
+        )
+    entry = store.read_json(f"{number:06d}/mds.json")["index"]
+    content = Store(dataset_url).read(entry["path"])
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise TransientError(f"{join(dataset_url, entry['path'])} is not the index that the subset records")
+    folder = _seeded(Store(dataset_url), content, local)
+    return _streaming(Store(join(dataset_url, "subsets", name, "mds")), folder, options)
 
 
 @contextmanager

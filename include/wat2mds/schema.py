@@ -6,7 +6,7 @@ values (``stages/validate``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -72,7 +72,15 @@ _PAIR = (
     _c("crawl_date", _utc, "extract", None, "when Common Crawl fetched the page", "UTC"),
     _c("snapshot", _s, "extract", "str", "Common Crawl release, e.g. CC-MAIN-2023-50", required=True),
     _c("segment", _s, "extract", "str", "segment of the snapshot, e.g. 1700679099281.67", required=True),
-    _c("wat_file", _s, "extract", "str", "number of the WAT file in its segment", "5 digits", required=True),
+    _c(
+        "wat_file",
+        _s,
+        "extract",
+        "str",
+        "number of the WAT file in its segment; with -r1 what its first later retry brought",
+        "5 digits",
+        required=True,
+    ),
     _c(
         "record_offset",
         _i64,
@@ -116,10 +124,25 @@ _SCORE = (
     _c("nsfw", _s, "filter", "str", "LAION-400M's tag: UNLIKELY, UNSURE or NSFW; null where the profile has no tagger"),
     _c("punsafe", _f32, "filter", "float32", "probability of unsafe content; null without a safety head", "0-1"),
     _c("pwatermark", _f32, "filter", "float32", "probability of a watermark; null without a watermark head", "0-1"),
-    _c("toxicity", _f32, "filter", None, "inappropriate content; null without a head", "0-1"),
+    _c(
+        "toxicity",
+        _f32,
+        "filter",
+        None,
+        "probability of an inappropriate image, in Q16's manner; null without a toxicity head",
+        "0-1",
+    ),
     _c("aesthetic", _f32, "filter", "float32", "aesthetic score; null without an aesthetic head", "about 1-10"),
-    _c("phash_group", _s, "filter", None, "group of near-duplicate images; null where not computed"),
 )
+_GROUP = _c(
+    "phash_group",
+    _s,
+    "publish",
+    None,
+    "group of images that look alike (PDQ, 31 bits): uid of the image that founded it, which may be gone; null below PDQ quality 50",
+)
+# Of a sample, decided on too: beside the scores, so that decisions can be made anew when the samples are gone.
+_DECIDED_ON = ("original_width", "original_height", "pdq", "pdq_quality")
 _UID = _PAIR[0]
 _REASON = _c("drop_reason", _s, "", None, "why it was left out (drops.py); null: kept")
 
@@ -192,9 +215,15 @@ SCORES = Table(
     (
         _UID,
         *_SCORE,
+        _c("caption_words", _i32, "filter", None, "words of the caption, divided by white space"),
+        _c("caption_chars", _i32, "filter", None, "length of the caption", "characters"),
+        *(column for column in _SAMPLE if column.name in _DECIDED_ON),
+        _c("copies_urls", _i32, "filter", None, "URLs of the WAT file that gave the same bytes (sha256), this one included"),
+        _c("copies_hosts", _i32, "filter", None, "hosts of these URLs"),
         _c("underage", pa.bool_(), "filter", None, "nearest or second nearest category of age is under age; null without tags"),
         _c("animal", pa.bool_(), "filter", None, "nearest category of things is an animal; null without tags"),
         _c("child_word", pa.bool_(), "filter", None, "the caption holds a word for a child or teenager; null without tags"),
+        _c("listed_word", pa.bool_(), "filter", None, "the caption holds a word of filter.word_lists; null without lists"),
     ),
 )
 DECISIONS = Table(
@@ -208,12 +237,40 @@ METADATA = Table(
     (
         *_PAIR,
         *_SCORE,
+        _GROUP,
         *_SAMPLE,
         _c("shard", _s, "convert", None, "shard file, from the dataset's folder", required=True),
         _c("shard_row", _i32, "convert", None, "row in that shard, from 0", required=True),
     ),
 )
-TABLES = {t.name: t for t in (PAIRS, REJECTS, IMPORTED, SAMPLES, SCORES, DECISIONS, METADATA)}
+OUTCOMES = Table(
+    "outcomes",
+    "convert: one row a pair that is not published, in the order of the pairs; of one on a block list the reason and no more",
+    (
+        _UID,
+        *(replace(c, nullable=c.name not in ("snapshot", "segment", "wat_file")) for c in _PAIR[1:]),
+        *_SCORE,
+        *_SAMPLE,
+        replace(_REASON, nullable=False),
+        _c("error_message", _s, "download", None, "what went wrong, in words"),
+    ),
+)
+FAILURES = Table(
+    "failures",
+    "`wat2mds status --failures`: one row a pair of a published WAT file that gave no image, as it was last asked for",
+    (
+        _UID,
+        *(_PAIR[i] for i in (2, 9, 10, 11)),
+        replace(_REASON, nullable=False),
+        _c("failure", _s, "download", None, "class of the reason: permanent, transient, policy", required=True),
+        next(c for c in _SAMPLE if c.name == "http_status"),
+        _c("error_message", _s, "download", None, "what went wrong, in words"),
+        _c("fetched_at", _utc, "download", None, "when it was last asked for", "UTC"),
+        _c("attempts", _i32, "", None, "fetches so far: the first, and one a retry_downloads", required=True),
+        _c("next_due", _utc, "", None, "when it may be asked for again; null: never", "UTC"),
+    ),
+)
+TABLES = {t.name: t for t in (PAIRS, REJECTS, IMPORTED, SAMPLES, SCORES, DECISIONS, METADATA, OUTCOMES, FAILURES)}
 
 # Columns of one sample in a shard, and their MDS encodings, as streaming's own LAION converter names them where it has them.
 MDS_COLUMNS: dict[str, Column] = {

@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wat2mds.errors import ConfigError, nearest
 from wat2mds.stage_settings import (
@@ -38,7 +38,9 @@ from wat2mds.stage_settings import (
 
 PREFIX = "WAT2MDS_"
 STAGES = ("extract", "dedup", "download", "filter", "validate", "convert", "upload")
-FIRST_STAGES = ("extract", "import")
+FIRST_STAGES = ("extract", "import", "retry")
+# What hands download its pairs.
+PAIR_STAGES = ("dedup", "retry")
 
 
 class Settings(BaseModel):
@@ -57,12 +59,32 @@ class Settings(BaseModel):
     upload: UploadSettings = UploadSettings()
     publish: PublishSettings = PublishSettings()
 
+    @model_validator(mode="after")
+    def _rules_have_what_they_read(self) -> Settings:
+        if not self.download.pdq and any(entry.startswith("pdq:") for entry in self.filter.block_lists):
+            raise ValueError("filter.block_lists names a list of kind pdq, which download.pdq=false leaves without effect")
+        if not self.download.pdq and self.filter.near_duplicates != "keep":
+            raise ValueError("filter.near_duplicates compares hashes, which download.pdq=false leaves out")
+        if self.filter.near_duplicates == "dataset" and not self.publish.groups:
+            raise ValueError("filter.near_duplicates=dataset compares with the groups that publish.groups=false leaves out")
+        return self
+
     def group(self, stage: str) -> Group:
         group: Group = getattr(self, f"{stage}_" if stage in ("import", "validate") else stage)
         return group
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, indent=1)
+
+    @property
+    def digest(self) -> str:
+        """Names these settings, and the file that a dataset keeps of them."""
+        return digest(self.model_dump(mode="json", by_alias=True))
+
+    def run_as(self, other: Settings) -> Settings:
+        """What is made as here, how it is made as in ``other``: processes, time limits, where names resolve to."""
+        groups = {name: self.group(name).run_as(other.group(name)) for name in (*STAGES, "import", "publish")}
+        return Settings.model_validate({"profile": self.profile, **groups})
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Settings:
@@ -96,6 +118,10 @@ class Deployment(BaseModel):
     airflow_user: str = Field("admin", description="Airflow's user")
     airflow_password: str = Field("", description="Airflow's password")
     hub_token: str = Field("", description="token for hf: URLs of gated datasets, such as Re-LAION's")
+    models: str = Field("", description="folder where fetched models are kept; empty: .cache/wat2mds/models in the user's home")
+    catalogue: str = Field(
+        "", description="TOML file of further models, in the form of models/catalogue.toml; its entries come first"
+    )
     registry_cache: str = Field(
         "", description="folder for the timetable's copy of the registry; empty: the system's temporary one"
     )
@@ -228,6 +254,8 @@ def _explain(error: Exception, prefix: str = "") -> str:
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"there is no setting {prefix}{key!r}.{nearest(key, setting_keys())}")
+        elif problem["type"] == "value_error":  # a rule of ours about several settings: it names them
+            lines.append(str(problem["ctx"]["error"]))
         else:
             lines.append(f"{prefix}{key.upper() if prefix else key}: {problem['msg'].lower()}, got {problem['input']!r}")
     return "; ".join(lines)

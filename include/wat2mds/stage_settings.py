@@ -7,7 +7,7 @@ values come from (``settings.py``).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -19,6 +19,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float | None, Field(ge=0, le=2)]
 # Those of streaming's (base/hashing.py) that are worth their cost.
 ShardHash = Literal["sha1", "sha256", "md5", "blake2b", "xxh32", "xxh64", "xxh128", "xxh3_64", "xxh3_128"]
+
+# Settings of filter that name a head or an image model.
+HEAD_SETTINGS = ("safety_head", "watermark_head", "toxicity_head", "aesthetic_head")
 
 
 class Group(BaseModel):
@@ -32,6 +35,11 @@ class Group(BaseModel):
         fields = type(self).model_fields
         kept = [n for n, f in fields.items() if _mark(f.json_schema_extra) not in leave_out]
         return self.model_dump(mode="json", include=set(kept))
+
+    def run_as(self, other: Group) -> Self:
+        """These values, with ``other``'s of the fields that say how a stage runs."""
+        how = [n for n, f in type(self).model_fields.items() if _mark(f.json_schema_extra) == "how"]
+        return self.model_copy(update={name: getattr(other, name) for name in how})
 
 
 def _mark(extra: Any) -> str | None:
@@ -95,6 +103,7 @@ class DownloadSettings(Group):
     icc: Literal["drop", "apply"] = Field(
         "drop", description="colour profiles: left out (as img2dataset does), or applied, to sRGB"
     )
+    pdq: bool = Field(True, description="PDQ hash of each stored image, which block lists of kind pdq are compared with")
     allowed_ports: tuple[int, ...] = Field((80, 443), description="ports that are connected to")
     max_redirects: int = Field(5, ge=0, le=20, description="redirects followed for one image")
     obey_robots_txt: bool = Field(True, description="ask each host's robots.txt (RFC 9309)")
@@ -104,6 +113,52 @@ class DownloadSettings(Group):
     timeout: float = Field(10, gt=0, le=300, description="seconds for one connect or read", json_schema_extra=_how)
     deadline: float = Field(30, gt=0, le=3600, description="seconds for one image, redirects included", json_schema_extra=_how)
     retries: int = Field(1, ge=0, le=5, description="further tries of a transient failure", json_schema_extra=_how)
+    retry_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1, 3, 7),
+        max_length=9,
+        description="days after which retry_downloads asks again for what failed transiently, then again; after the last it is given up",
+        json_schema_extra=_how,
+    )
+    # RFC 2616 8.1.4 gave a client two connections; browsers take six, Scrapy eight requests a domain, NeMo's tutorial sixteen. Four with
+    # a tenth of a second between them ask less of a host than one reader who opens its pages.
+    host_connections: int = Field(
+        4, ge=1, le=1000, description="requests to one host at a time, over all processes and machines", json_schema_extra=_how
+    )
+    host_delay: float = Field(
+        0.1, ge=0, le=3600, description="seconds between the starts of two requests to one host", json_schema_extra=_how
+    )
+    machines: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="machines (or containers) that run download tasks at once: each has this share of the limits on hosts",
+        json_schema_extra=_how,
+    )
+    host_patience: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="seconds: URLs of a host that is to be left alone for longer end as host_resting, and are tried again days later",
+        json_schema_extra=_how,
+    )
+    max_retry_after: float = Field(
+        3600, ge=0, le=86_400, description="seconds that a Retry-After header is obeyed at most", json_schema_extra=_how
+    )
+    # Common Crawl's Nutch drops a host's queue after 5 exceptions and puts off what is unavailable by 300 s.
+    host_failures: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="failures in a row (connect, timeout, 5xx) after which a host rests",
+        json_schema_extra=_how,
+    )
+    host_rest: float = Field(300, ge=0, le=86_400, description="seconds that such a host rests", json_schema_extra=_how)
+    host_folder: str | None = Field(
+        None,
+        description="folder in which all processes of a machine share limits and robots.txt, on a disk of its own, not on a network; "
+        "empty: in the system's temporary one, or with download.resolver one of the task's own",
+        json_schema_extra=_how,
+    )
     decode_memory: int = Field(
         2_000_000_000, ge=50_000_000, description="bytes that decoding one image may take", json_schema_extra=_how
     )
@@ -112,6 +167,18 @@ class DownloadSettings(Group):
     )
     processes: int | None = Field(None, ge=1, le=512, description="processes; empty: one a core", json_schema_extra=_how)
     threads: int = Field(64, ge=1, le=1024, description="threads a process", json_schema_extra=_how)
+    min_free_bytes: int = Field(
+        1_000_000_000,
+        ge=0,
+        description="bytes free on the work folder's disk below which fetching pauses, until a tenth more are free",
+        json_schema_extra=_how,
+    )
+    disk_patience: float = Field(
+        3600,
+        gt=0,
+        description="seconds that fetching pauses for a full disk before the task ends to be tried again",
+        json_schema_extra=_how,
+    )
     samples_per_shard: int = Field(1000, ge=10, le=100_000, description="rows in one stored table of samples")
     resolver: str | None = Field(
         None,
@@ -123,9 +190,24 @@ class DownloadSettings(Group):
 class FilterSettings(Group):
     clip_model: str = Field("ViT-B-32", description="open_clip model name, or wat2mds-tiny")
     clip_pretrained: str = Field("openai", description="open_clip weights tag or a file's path")
-    safety_head: str | None = Field(None, description="head on image embeddings that gives punsafe: path, or a name of ours")
-    watermark_head: str | None = Field(None, description="head that gives pwatermark")
+    clip_model_other: str | None = Field(
+        None,
+        description="open_clip model that scores captions that are not reliably English; empty: clip_model scores all",
+    )
+    clip_pretrained_other: str = Field("", description="weights of clip_model_other: tag or a file's path")
+    safety_head: str | None = Field(
+        None,
+        description="head on image embeddings that gives punsafe: path, a name of the catalogue (wat2mds models list), or of ours",
+    )
+    watermark_head: str | None = Field(None, description="head or image model that gives pwatermark, such as watermark-b3")
+    toxicity_head: str | None = Field(
+        None, description="head that gives toxicity, the probability of an inappropriate image, such as violence-b32"
+    )
     aesthetic_head: str | None = Field(None, description="head that gives aesthetic")
+    word_lists: str | None = Field(
+        None,
+        description="folder or URL of lists of words, one file a language, named by its code (en, de.txt), a word a line: flags captions",
+    )
     zero_shot: bool = Field(
         False, description="LAION-400M's tags by the CLIP model itself: nsfw, and whether a child or an animal may be shown"
     )
@@ -152,6 +234,16 @@ class FilterSettings(Group):
         description="PDQ quality below which hashes are not compared (ThreatExchange: 50)",
         json_schema_extra=_decide,
     )
+    # OBELICS (arXiv 2306.16527) leaves out images that stand more than ten times in its crawl.
+    placeholder_urls: int | None = Field(
+        10,
+        ge=1,
+        description="most URLs of a WAT file that may give the same bytes (OBELICS: 10); of more each is dropped; empty: any number",
+        json_schema_extra=_decide,
+    )
+    placeholder_hosts: int = Field(
+        1, ge=1, description="hosts that these URLs have to be spread over at least", json_schema_extra=_decide
+    )
     min_similarity: float = Field(0.28, ge=-1, le=1, description="cosine, captions in English", json_schema_extra=_decide)
     min_similarity_other: float = Field(
         0.26, ge=-1, le=1, description="cosine, captions in another or no language", json_schema_extra=_decide
@@ -162,8 +254,40 @@ class FilterSettings(Group):
         json_schema_extra=_decide,
     )
     max_punsafe: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
+    max_punsafe_with_word: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="punsafe where the caption holds a word of word_lists (Re-LAION research: 0.95); empty: not a criterion",
+        json_schema_extra=_decide,
+    )
+    max_toxicity: float | None = Field(
+        None, ge=0, le=1, description="empty: not a criterion; LAION's detector decides at 0.5", json_schema_extra=_decide
+    )
     max_pwatermark: float | None = Field(None, ge=0, le=1, description="empty: not a criterion", json_schema_extra=_decide)
     min_aesthetic: float | None = Field(None, description="empty: not a criterion", json_schema_extra=_decide)
+    min_caption_words: int = Field(
+        0, ge=0, description="fewest words, divided by white space (DataComp's basic filter: 3)", json_schema_extra=_decide
+    )
+    min_caption_chars: int = Field(
+        0, ge=0, description="fewest characters (DataComp's basic filter: 6)", json_schema_extra=_decide
+    )
+    min_original_side: int = Field(
+        0, ge=0, description="shorter side of the original, pixels (DataComp's basic filter: 200)", json_schema_extra=_decide
+    )
+    max_original_aspect: float | None = Field(
+        None,
+        ge=1,
+        description="ratio of the original's sides (DataComp's basic filter: 3); empty: not a criterion",
+        json_schema_extra=_decide,
+    )
+    near_duplicates: Literal["keep", "wat_file", "dataset"] = Field(
+        "keep",
+        description="wat_file: of images of a WAT file that look alike (PDQ, 31 bits) only the best is kept: the one with the most pixels "
+        "as fetched, then the one most similar to its caption, then that of the lesser uid; dataset: and none that looks like one that was "
+        "published before the batch was deduplicated",
+        json_schema_extra=_decide,
+    )
     languages: tuple[str, ...] | None = Field(
         None, description="ISO 639-1 codes that are kept; empty: all and none", json_schema_extra=_decide
     )
@@ -175,14 +299,37 @@ class FilterSettings(Group):
         description="below it the language counts as none; lingua's word pairs are 96 % right above 0.5",
         json_schema_extra=_decide,
     )
-    batch_size: int = Field(64, ge=1, le=8192, description="images at a time", json_schema_extra=_how)
-    workers: int | None = Field(None, ge=0, description="processes that decode; empty: one a core", json_schema_extra=_how)
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=8192,
+        description="images at a time; empty: 64 on a CPU, on a GPU what half of its free memory holds, up to 256. It decides the last"
+        " bits of scores: set it where GPUs with little memory shall make the same bytes",
+        json_schema_extra=_how,
+    )
+    workers: int | None = Field(
+        None, ge=1, description="threads that decode, ahead of the model; empty: one a core", json_schema_extra=_how
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the towers run", json_schema_extra=_how)
+
+    def fingerprint(self, *, decisions: bool = True) -> dict[str, Any]:
+        """As of every group; with two CLIP models the probability that makes a caption English decides which one scores it."""
+        found = super().fingerprint(decisions=decisions)
+        if self.clip_model_other:
+            found["min_language_probability"] = self.min_language_probability
+        return found
 
     @model_validator(mode="after")
     def _tags_for_their_rule(self) -> FilterSettings:
         if self.drop_illegal and not self.zero_shot:
             raise ValueError("drop_illegal decides on tags that zero_shot=false leaves out: set filter.zero_shot=true")
+        if self.clip_model_other and (self.clip_model_other, self.clip_pretrained_other) == (
+            self.clip_model,
+            self.clip_pretrained,
+        ):
+            raise ValueError("clip_model_other is clip_model: leave it empty")
+        if self.max_punsafe_with_word is not None and not self.word_lists:
+            raise ValueError("max_punsafe_with_word decides on words: name lists in filter.word_lists")
         return self
 
 
@@ -236,7 +383,12 @@ class UploadSettings(Group):
 
 
 class PublishSettings(Group):
-    pass
+    groups: bool = Field(
+        True,
+        # Measured by tests/benchmarks/near_duplicates.py, which carries it on to 5 billion.
+        description="give every image its group of near-duplicates, phash_group; compares it with all published ones, a million of "
+        "these in 38 CPU seconds for a million new ones, in 5 for 100,000: turn it off beyond some hundred million",
+    )
 
 
 # In their order. A list of pairs that exists begins with "import" in place of "extract".

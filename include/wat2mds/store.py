@@ -17,7 +17,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -103,6 +103,16 @@ class Store:
                 return bytes(obstore.get(self._reader(path), path, options=options).bytes())
         except _Taken:
             raise TransientError(f"{join(self.url, path)} was replaced while it was read") from None
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges of bytes, start to end, of one object; near ones in one request. Raises FileNotFoundError."""
+
+        def attempt() -> list[bytes]:
+            with self._translated("read", path):
+                starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+                return [bytes(part) for part in obstore.get_ranges(self._reader(path), path, starts=starts, ends=ends)]
+
+        return self._tried(attempt)
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))

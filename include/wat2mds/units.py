@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from wat2mds.settings import digest
 from wat2mds.store import Store, join
 
 FOLDER = "versions/units"
+# Where objects of a unit lie, in a folder of its name.
+UNIT_FOLDERS = ("shards", "embeddings", "outcomes")
+_ROUND = re.compile(r"-r(\d+)$")
 _NOTHING = {"entered": 0, "left": 0}
 
 
@@ -43,7 +47,10 @@ class TableFile:
 class PublishedUnit:
     """One WAT file's part of a version. ``digests`` and ``flows`` are by stage: what made it, and its funnel.
 
-    ``index_bytes``: length of its shards' text in the merged index.
+    ``index_bytes``: length of its shards' text in the merged index; ``groups``: its rows' groups of near-duplicates (``groups.py``);
+    ``since``: the first version that held the WAT file, whatever was in it then. ``retriable``: pairs that failed transiently,
+    ``retriable_uids`` the digest of their uids, ``retriable_until`` when the last of them was asked for (ISO 8601, UTC). A retry of such
+    failures is a unit beside its WAT file's, named ``00017-r1``; ``retry_of`` is the digest of the uids that it asked for.
     """
 
     unit_name: str
@@ -59,10 +66,21 @@ class PublishedUnit:
     profile: str = ""
     settings: str = ""
     index_bytes: int = 0
+    groups: StoredObject | None = None
+    since: int = 0
+    retriable: int = 0
+    retriable_uids: str = ""
+    retriable_until: str = ""
+    retry_of: str = ""
 
     @property
     def key(self) -> str:
         return unit_key(self.snapshot, self.segment, self.wat_file)
+
+    def same_as(self, other: PublishedUnit) -> bool:
+        """Whether both hold the same samples, made by the same code from the same settings for the same pairs."""
+        ours, theirs = ((unit.unit_name, unit.digests.get("upload"), unit.retry_of) for unit in (self, other))
+        return ours == theirs
 
     def object_ending(self, suffix: str) -> StoredObject:
         """Raises DataError where the unit has none."""
@@ -177,6 +195,18 @@ def segment_of(key: str) -> str:
     return key.rpartition(".")[0]
 
 
+def round_of(key: str) -> int:
+    """0 for a WAT file's own unit, n for its nth retry; of a key or of a WAT file's name."""
+    found = _ROUND.search(key)
+    return int(found[1]) if found else 0
+
+
+def round_key(key: str, number: int) -> str:
+    """The key or name of a WAT file's nth retry, 0 for its own unit; ``key``: of any of them."""
+    base = _ROUND.sub("", key)
+    return f"{base}-r{number}" if number else base
+
+
 def files_digest(files: Mapping[str, list[TableFile]]) -> str:
     """Changes with the table files of any of these WAT files; those without files count as if they were not there."""
     return digest(sorted((key, sorted((file.path, file.rows) for file in held)) for key, held in files.items() if held))
@@ -197,4 +227,6 @@ def sum_flows(flows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _unit(found: dict[str, Any]) -> PublishedUnit:
     objects = [StoredObject(**entry) for entry in found["objects"]]
-    return PublishedUnit(**(found | {"objects": objects, "table_files": [TableFile(**entry) for entry in found["table_files"]]}))
+    files = [TableFile(**entry) for entry in found["table_files"]]
+    groups = StoredObject(**found["groups"]) if found.get("groups") else None
+    return PublishedUnit(**(found | {"objects": objects, "table_files": files, "groups": groups}))

@@ -42,6 +42,10 @@ def test_published_thresholds() -> None:
         (lambda: load_settings("laion5", environment={}), "Did you mean 'laion5b'"),
         (lambda: load_settings(None, ["download.imagesize=1"], environment={}), "Did you mean 'download.image_size'"),
         (lambda: load_settings(None, ["download.image_size=3"], environment={}), "greater than or equal to 16"),
+        (
+            lambda: load_settings(None, ["download.pdq=false", "filter.block_lists=pdq:x.txt"], environment={}),
+            "^settings: filter.block_lists names a list of kind pdq, which download.pdq=false leaves without effect$",
+        ),
         (lambda: load_settings(None, ["image_size"], environment={}), "group.key=value"),
         (lambda: load_settings(environment={"WAT2MDS_DOWNLOAD__IMAGE_SIZ": "3"}), "WAT2MDS_DOWNLOAD__IMAGE_SIZE"),
         (lambda: deployment({"WAT2MDS_ROTO": "x"}), "Did you mean 'WAT2MDS_ROOT'"),

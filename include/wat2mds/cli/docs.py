@@ -1,4 +1,4 @@
-"""The parts of the README that are made from the code: commands, DAGs, data dictionary, settings.
+"""The parts of the README that are made from the code: commands, DAGs, data dictionary, drop reasons, settings.
 
 In: the README's text. Out: the same with what stands between ``<!-- made: NAME -->`` and ``<!-- end -->`` made anew. A test fails
 when it is stale. What does not belong here: prose.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.schema import LAION_VIEW, TABLES
 from wat2mds.settings import Deployment, Settings, setting_keys
@@ -25,6 +26,7 @@ def refresh(readme: str, dags: Path, commands: Any) -> str:
         "commands": lambda: commands_table(commands),
         "dags": lambda: dags_table(dags),
         "data-dictionary": data_dictionary,
+        "drop-reasons": drop_reasons,
         "settings": settings_table,
         "deployment": deployment_table,
     }
@@ -94,6 +96,12 @@ def data_dictionary() -> str:
     parts.append("\n**LAION's columns** and what fills them\n")
     parts.append(_table(("LAION", "Here"), [(f"`{name}`", f"`{column}`") for name, column in LAION_VIEW.items()]))
     return "\n".join(parts)
+
+
+def drop_reasons() -> str:
+    """Every drop reason; those of download with their class."""
+    rows = [(r.stage, f"`{r}`", str(r.failure or ""), r.description) for r in DropReason]
+    return _table(("Stage", "Reason", "Class", "Meaning"), rows)
 
 
 def settings_table() -> str:

@@ -16,10 +16,17 @@ def register(app: typer.Typer) -> None:
 
 def convert_head(
     kind: Annotated[
-        str, typer.Argument(help="aesthetic-v1-b16, -b32 or -l14, aesthetic-v2-l14, nsfw-b32 or nsfw-l14.", metavar="KIND")
+        str,
+        typer.Argument(
+            help="aesthetic-v1-b16, -b32 or -l14, aesthetic-v2-l14, nsfw-b32 or -l14, violence-b32 or -l14.", metavar="KIND"
+        ),
     ],
-    source: Annotated[Path, typer.Argument(help="The head's arrays as .npz, without pickles.", metavar="FILE")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write; name it in filter.safety_head or aesthetic_head.")],
+    source: Annotated[
+        Path, typer.Argument(help="The head as published (.pth, .npy), or its arrays as .npz; no pickle is run.", metavar="FILE")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The safetensors file to write; name it in filter.safety_head, toxicity_head or aesthetic_head.")
+    ],
 ) -> None:
     """Make a head file of one of LAION's published heads, each tensor checked."""
     from wat2mds.models.heads import head_identity, save_head

@@ -5,14 +5,15 @@ Guaranteed: logs go to stderr; the last line on stdout is one JSON object; the e
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from typing import NoReturn
 
 import typer
 
-from wat2mds.cli import datasets, derived, heads, ledger, runs, stages, versions, worlds
-from wat2mds.errors import ConfigError, Wat2MdsError, nearest
+from wat2mds.cli import datasets, derived, failures, heads, ledger, models, runs, stages, subsets, versions, worlds
+from wat2mds.errors import ConfigError, TransientError, Wat2MdsError, nearest
 
 log = logging.getLogger("wat2mds")
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (stages, runs, datasets, derived, heads, versions, ledger, worlds):
+for module in (stages, runs, failures, datasets, derived, heads, models, versions, subsets, ledger, worlds):
     module.register(app)
 
 
@@ -55,6 +56,10 @@ def run(arguments: list[str]) -> int:
         if usage is not None:
             _say(usage)
             return usage.exit_code
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = TransientError(f"the disk is full: {error}")
+            _say(full)
+            return full.exit_code
         log.exception("unforeseen: %s", error)
         return Wat2MdsError.exit_code
 

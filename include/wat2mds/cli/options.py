@@ -19,7 +19,7 @@ SettingsFile = Annotated[
     typer.Option("--settings", help="File or URL of resolved settings; stands for profile and environment.", metavar="FILE"),
 ]
 Profile = Annotated[
-    str | None, typer.Option(help="Named thresholds: laion400m, laion5b, relaion_safe, demo. Default: laion400m.")
+    str | None, typer.Option(help="Named thresholds: laion400m, laion5b, relaion_safe, datacomp_basic, demo. Default: laion400m.")
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
 
 from wat2mds import plan as plans
+from wat2mds.cli.failures import list_failures
 from wat2mds.cli.options import Dataset, Overrides, Profile, Root, SettingsFile, emit, resolve_settings, store_root
-from wat2mds.deploy.follow import show_task
+from wat2mds.deploy.follow import airflow_client, trigger_and_follow
 from wat2mds.deploy.rest import AirflowClient
-from wat2mds.errors import ConfigError, DataError
+from wat2mds.errors import ConfigError, DataError, Wat2MdsError
+from wat2mds.figures import Figures
 from wat2mds.imports import find_files, number_files
+from wat2mds.layout import join, progress_path
 from wat2mds.plan import choose_wat_files, estimate, parse_ranges, plan_run, require_import_name
 from wat2mds.report import make_report, require_green
 from wat2mds.settings import FIRST_STAGES, Settings, deployment
 from wat2mds.snapshots import Registry
+from wat2mds.store import Store
 
 log = logging.getLogger(__name__)
 DAG = "build_dataset"
@@ -94,7 +99,7 @@ def report(
     works: Annotated[list[str], typer.Argument(help="Work folders of the WAT files.", metavar="WORK")],
     dataset: Annotated[str, typer.Option(help="The dataset's folder: <root>/datasets/<name>.", metavar="URL")],
     batch: Annotated[str, typer.Option(help="Name of the batch.")],
-    first_stage: Annotated[str, typer.Option(help="What the WAT files began with: extract or import.")] = "extract",
+    first_stage: Annotated[str, typer.Option(help="What the WAT files began with: extract, import or retry.")] = "extract",
     allowed_failed_share: Annotated[float, typer.Option(help="Share of WAT files that may fail, 0 to 1.", min=0, max=1)] = 0.01,
     settings: SettingsFile = None,
     profile: Profile = None,
@@ -102,7 +107,7 @@ def report(
 ) -> None:
     """Print a run's funnel; exit 65 if it does not reconcile or too much failed."""
     if first_stage not in FIRST_STAGES:
-        raise ConfigError(f"--first-stage is extract or import, not {first_stage!r}")
+        raise ConfigError(f"--first-stage is one of {', '.join(FIRST_STAGES)}, not {first_stage!r}")
     made = make_report(works, dataset, batch, resolve_settings(settings, profile, overrides), first_stage)
     for line in made.text().splitlines():
         log.info("%s", line)
@@ -137,15 +142,10 @@ def run(
         for k, v in {"snapshot": snapshot, "dataset": dataset, "profile": profile, "image_size": image_size}.items()
         if v is not None
     }
-    with _airflow() as airflow:
-        run_id = airflow.trigger(DAG, conf)
-        log.info("triggered: %s", airflow.link(DAG, run_id))
-        state = "queued"
-        if follow:
-            state = airflow.wait(DAG, run_id, on_task=lambda task: show_task(task, sys.stderr))["state"]
-        emit({"run_id": run_id, "state": state, "url": airflow.link(DAG, run_id)})
-        if state == "failed":
-            raise DataError(f"the run is red: open {airflow.link(DAG, run_id)}, or read the log of its failed task")
+    done = trigger_and_follow(DAG, conf, follow, sys.stderr)
+    emit(done)
+    if done["state"] == "failed":
+        raise DataError(f"the run is red: open {done['url']}, or read the log of its failed task")
 
 
 def backfill(
@@ -168,7 +168,7 @@ def backfill(
     if chosen[1].end < chosen[0].end:
         raise ConfigError(f"{chosen[1].id} is older than {chosen[0].id}: --from names the older one")
     conf = {k: v for k, v in {"profile": profile, "dataset": dataset}.items() if v is not None}
-    with _airflow() as airflow:
+    with airflow_client() as airflow:
         made = airflow.backfill(
             DAG,
             min(dates).isoformat(),
@@ -187,17 +187,51 @@ def backfill(
         emit({"backfill": made["id"], "from": made["from_date"], "to": made["to_date"]})
 
 
-def status() -> None:
-    """The newest runs of build_dataset and what they are doing."""
-    with _airflow() as airflow:
+def status(
+    failures: Annotated[
+        bool, typer.Option("--failures", help="What failed to download of the published WAT files, instead of runs.")
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option(help="With --failures: write each to a .parquet or .csv file.", metavar="FILE")
+    ] = None,
+    root: Root = None,
+    dataset: Dataset = None,
+) -> None:
+    """The newest runs of build_dataset: of each download that runs its rate, failures and time left; with --failures, what failed."""
+    if failures or out:
+        list_failures(store_root(root), dataset, out)
+        return
+    with airflow_client() as airflow:
         runs = airflow.runs(DAG)[-10:]
+        downloads: dict[str, dict[str, Any]] = {}
         for entry in runs:
-            log.info("%-8s %s", entry["state"], airflow.link(DAG, entry["dag_run_id"]))
-        emit({"runs": {entry["dag_run_id"]: entry["state"] for entry in runs}})
+            run_id = entry["dag_run_id"]
+            log.info("%-8s %s", entry["state"], airflow.link(DAG, run_id))
+            if entry["state"] == "running":
+                downloads[run_id] = _downloads(airflow, run_id)
+        emit({"runs": {entry["dag_run_id"]: entry["state"] for entry in runs}, "downloads": downloads})
 
 
-def _airflow() -> AirflowClient:
-    place = deployment()
-    if not place.airflow_password:
-        raise ConfigError("no login to Airflow: set WAT2MDS_AIRFLOW_URL, WAT2MDS_AIRFLOW_USER and WAT2MDS_AIRFLOW_PASSWORD")
-    return AirflowClient(place.airflow_url, place.airflow_user, place.airflow_password, patience=15)
+def _downloads(airflow: AirflowClient, run_id: str) -> dict[str, Any]:
+    """Figures of a run's downloads by WAT file, each said too."""
+    numbers = [
+        task["map_index"]
+        for task in airflow.tasks(DAG, run_id)
+        if task["task_id"].rpartition(".")[2] == "download" and task["state"] == "running"
+    ]
+    units = airflow.xcom(DAG, run_id, "plan") if numbers else []
+    found = {}
+    for unit in (units[number] for number in numbers):
+        path = progress_path(unit["digests"]["download"])
+        try:
+            content = Store(join(unit["work"], "download")).read_json(path)
+            figures, at = Figures.of(content)
+        except FileNotFoundError:
+            log.info("    WAT file %s: no figures yet", unit["wat_file"])
+            continue
+        except (Wat2MdsError, ValueError, TypeError, KeyError) as error:
+            log.warning("    WAT file %s: its figures cannot be read: %s", unit["wat_file"], error)
+            continue
+        log.info("    WAT file %s, %.0f s ago: %s", unit["wat_file"], time.time() - at, figures.told())
+        found[unit["wat_file"]] = content
+    return found

@@ -11,7 +11,7 @@ from wat2mds.cli.options import Out, Overrides, Profile, SettingsFile, emit, qui
 from wat2mds.errors import DataError
 from wat2mds.manifest import Manifest, open_manifest
 from wat2mds.plan import key_of, require_import_name
-from wat2mds.settings import FIRST_STAGES, deployment
+from wat2mds.settings import FIRST_STAGES, PAIR_STAGES, deployment
 from wat2mds.snapshots import wat_file_number, wat_location
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ _Input = {"metavar": "MANIFEST"}
 def register(app: typer.Typer) -> None:
     app.command()(extract)
     app.command("import")(import_pairs)
+    app.command()(retry)
     for command in (dedup, download, filter_samples, validate, convert, upload, publish):
         app.command("filter" if command is filter_samples else command.__name__)(command)
 
@@ -80,10 +81,34 @@ def import_pairs(
     emit(stage.run(source, out, given, name=require_import_name(name), number=number, token=deployment().hub_token).summary())
 
 
+def retry(
+    source: Annotated[str, typer.Argument(help="Object below outcomes/ of a published WAT file.", metavar="OUTCOMES")],
+    out: Out,
+    snapshot: Annotated[str, typer.Option(help="Snapshot of the WAT file.")],
+    segment: Annotated[str, typer.Option(help="Segment of the WAT file.")],
+    wat_file: Annotated[str, typer.Option(help="The retry's name: 00017-r1 is the first of WAT file 00017.")],
+    settings: SettingsFile = None,
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Take up a published WAT file's transient failures as the pairs of a unit of their own."""
+    given = resolve_settings(settings, profile, overrides)
+    from wat2mds.stages import retry as stage
+
+    emit(stage.run(source, out, given, snapshot=snapshot, segment=segment, wat_file=wat_file).summary())
+
+
 def dedup(
     inputs: Annotated[list[str], typer.Argument(help="extract's or import's manifests or folders, in their order.", **_Input)],
     ledger: Annotated[str, typer.Option(help="Folder or URL of the dataset's ledger.", metavar="DIR")],
     out: Annotated[str, typer.Option(help="Folder of the results; {wat_file} stands for a WAT file's number.", metavar="DIR")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="The dataset's folder: filter.near_duplicates=dataset compares with its newest version, as of now.",
+            metavar="URL",
+        ),
+    ] = None,
     skip_missing: SkipMissing = False,
     settings: SettingsFile = None,
     profile: Profile = None,
@@ -95,7 +120,7 @@ def dedup(
     from wat2mds.stages import dedup as stage
 
     template = out if "{wat_file}" in out else f"{out.rstrip('/')}/{{wat_file}}"
-    done = stage.run(pairs, ledger, template, given)
+    done = stage.run(pairs, ledger, template, given, dataset)
     counts = {"pairs": sum(m.flows[0].entered for m in done), "unique": sum(m.flows[0].left for m in done)}
     emit(
         {
@@ -111,7 +136,7 @@ def dedup(
 
 
 def download(
-    source: Annotated[str, typer.Argument(help="dedup's manifest or folder of one WAT file.", **_Input)],
+    source: Annotated[str, typer.Argument(help="dedup's or retry's manifest or folder of one WAT file.", **_Input)],
     out: Out,
     settings: SettingsFile = None,
     profile: Profile = None,
@@ -119,7 +144,7 @@ def download(
 ) -> None:
     """Fetch, check, resize and hash the images of one WAT file's unique pairs."""
     given = resolve_settings(settings, profile, overrides)
-    unique = open_manifest(source, "dedup")
+    unique = open_manifest(source, PAIR_STAGES)
     quiet_libraries()
     from wat2mds.stages import download as stage
 

@@ -1,12 +1,39 @@
-"""Runs as a person follows them on a terminal: one line for each task that ends."""
+"""Runs as a person triggers and follows them on a terminal: one line for each task that ends."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TextIO
 
+from wat2mds.deploy.rest import AirflowClient
+from wat2mds.errors import ConfigError
+from wat2mds.settings import deployment
+
 MARKS = {"success": "done", "failed": "FAILED", "upstream_failed": "not run", "skipped": "skipped", "removed": "removed"}
+
+
+log = logging.getLogger(__name__)
+
+
+def airflow_client() -> AirflowClient:
+    """Of this deployment. Raises ConfigError where it names no login."""
+    place = deployment()
+    if not place.airflow_password:
+        raise ConfigError("no login to Airflow: set WAT2MDS_AIRFLOW_URL, WAT2MDS_AIRFLOW_USER and WAT2MDS_AIRFLOW_PASSWORD")
+    return AirflowClient(place.airflow_url, place.airflow_user, place.airflow_password, patience=15)
+
+
+def trigger_and_follow(dag: str, conf: Mapping[str, Any], follow: bool, stream: TextIO) -> dict[str, Any]:
+    """Id, state and address of the run; without ``follow`` as it was triggered."""
+    with airflow_client() as airflow:
+        run_id = airflow.trigger(dag, dict(conf))
+        log.info("triggered: %s", airflow.link(dag, run_id))
+        state = "queued"
+        if follow:
+            state = airflow.wait(dag, run_id, on_task=lambda task: show_task(task, stream))["state"]
+        return {"run_id": run_id, "state": state, "url": airflow.link(dag, run_id)}
 
 
 def show_task(task: Mapping[str, Any], stream: TextIO) -> None:

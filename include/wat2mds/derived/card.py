@@ -136,7 +136,8 @@ def _numbers(version: Version, statistics: Statistics) -> list[tuple[str, str]]:
 def _funnels(version: Version) -> list[Figure]:
     flows = tables.summed_flows(version)
     pages = [flow for _, flow in flows if flow.source in _PAGE_UNITS]
-    pairs = _one_beginning([flow for _, flow in flows if flow.source not in _PAGE_UNITS])
+    # Pairs that were asked for again come from no earlier line: they are counted again from download on.
+    pairs = _one_beginning([flow for stage, flow in flows if flow.source not in _PAGE_UNITS and stage != "retry"])
     figures = []
     if pages:
         note = "Every record of the WAT files. Request and response records, which say nothing of links, are most of them."

@@ -117,12 +117,16 @@ def _scores(settings: Settings, statistics: Statistics) -> Iterator[Point]:
     if chosen.clip_model not in ("ViT-B-32", "ViT-B-32-quickgelu"):
         yield (
             "Model",
-            f"{chosen.clip_model} ({weights}) in place of OpenAI's ViT-B/32: similarities are not comparable with LAION's.",
+            f"{chosen.clip_model} ({weights}) in place of OpenAI's ViT-B/32: similarities are not comparable with LAION's, and the "
+            f"thresholds "
+            f"{chosen.min_similarity:g} and {chosen.min_similarity_other:g} are not ones that were published for it "
+            "(wat2mds models calibrate shows which one keeps as many).",
         )
     elif chosen.clip_pretrained != "openai":
         yield (
             "Model",
-            f"ViT-B/32 with the weights {weights}: similarities are comparable with LAION's only if these are OpenAI's.",
+            f"ViT-B/32 with the weights {weights}: similarities are comparable with LAION's, and its "
+            "thresholds the published ones, only if these are OpenAI's (wat2mds models calibrate shows which threshold keeps as many).",
         )
     yield (
         "CLIP input",
@@ -140,10 +144,19 @@ def _scores(settings: Settings, statistics: Statistics) -> Iterator[Point]:
             else "All are kept."
         ),
     )
-    yield (
-        "Other languages",
-        "Captions in them are scored with the same text tower; LAION-5B scored them with a multilingual one.",
-    )
+    if chosen.clip_model_other:
+        yield (
+            "Other languages",
+            f"Captions that are not reliably English are scored by {chosen.clip_model_other} ({file_name(chosen.clip_pretrained_other)}); "
+            "LAION-5B scored them with clip-ViT-B-32-multilingual-v1 on OpenAI's image tower. The threshold "
+            f"{chosen.min_similarity_other:g} is not one that was published for this model: wat2mds models calibrate shows which one "
+            "keeps as many.",
+        )
+    else:
+        yield (
+            "Other languages",
+            "Captions in them are scored with the same text tower; LAION-5B scored them with a multilingual one.",
+        )
     if statistics.samples and statistics.count("nsfw")[""] == statistics.samples:
         yield (
             "NSFW",
@@ -183,7 +196,12 @@ def limits(settings: Settings, statistics: Statistics) -> list[Point]:
         ),
         ("Reproducibility", "The web changes: what was fetched then may be gone. The hashes are of the bytes as fetched."),
     ]
-    for name, what in (("punsafe", "safety"), ("pwatermark", "watermark"), ("aesthetic", "aesthetic")):
+    for name, what in (
+        ("punsafe", "safety"),
+        ("pwatermark", "watermark"),
+        ("toxicity", "toxicity"),
+        ("aesthetic", "aesthetic"),
+    ):
         if statistics.samples and not statistics.numbers(name):
             found.append((name, f"The column is empty: no {what} head was configured."))
     if settings.filter.clip_model.startswith("wat2mds-tiny"):

@@ -17,6 +17,7 @@ from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.manifest import Flow
 from wat2mds.settings import Settings, profile_names, read_profile
+from wat2mds.stage_settings import HEAD_SETTINGS
 from wat2mds.versions import Version
 
 # laion.ai/blog/laion-400-open-dataset, of 413 million: what share of them is as large.
@@ -92,7 +93,16 @@ def profile_table(version: Version, settings: Settings) -> Rows:
     values = version.settings
     rows: list[tuple[str, ...]] = []
     keys = [f"{group}.{key}" for group, entries in groups.items() for key in entries]
-    thresholds = ("min_similarity", "min_similarity_other", "max_punsafe", "max_pwatermark", "min_aesthetic", "languages")
+    thresholds = (
+        "min_similarity",
+        "min_similarity_other",
+        "max_punsafe",
+        "max_punsafe_with_word",
+        "max_toxicity",
+        "max_pwatermark",
+        "min_aesthetic",
+        "languages",
+    )
     keys += [key for name in thresholds if (key := f"filter.{name}") not in keys and values["filter"].get(name) is not None]
     for key in keys:
         group, _, name = key.partition(".")
@@ -100,9 +110,7 @@ def profile_table(version: Version, settings: Settings) -> Rows:
         changed = said is not None and value != said
         note = f"set for this version; the profile says {_shown(said)}" if changed else sources.get(key, "")
         rows.append((key, _shown(value), note))
-    heads = [
-        file_name(h) for h in (settings.filter.safety_head, settings.filter.watermark_head, settings.filter.aesthetic_head) if h
-    ]
+    heads = [file_name(h) for h in (getattr(settings.filter, key) for key in HEAD_SETTINGS) if h]
     note = (
         f"{profile_about(settings.profile)} Images are stored at {download_size(settings)}. Models: CLIP {settings.filter.clip_model}, "
         f"{file_name(settings.filter.clip_pretrained)}; heads: {', '.join(heads) or 'none'}; "

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 MARKER = b"creativecommons.org"
+_DOMAIN = MARKER.decode()
 _LICENSE = re.compile(
     r"^(?:https?:)?//(?:www\.)?creativecommons\.org/(?:licenses/(?P<type>[a-z][a-z-]*)|publicdomain/(?P<domain>zero|mark))"
     r"(?:/(?P<version>\d\.\d))?(?:[/?#]|$)",
@@ -27,6 +28,8 @@ def find_license(links: Iterable[tuple[str, str | None]]) -> License | None:
     """The page's licence among (URL, rel) links: one with ``rel=license`` first, else the smallest by (type, version, URL)."""
     found = []
     for url, rel in links:
+        if _DOMAIN not in url.lower():
+            continue
         match = _LICENSE.match(url.strip())
         if match:
             kind = (match["type"] or _PUBLIC_DOMAIN[match["domain"].lower()]).lower()

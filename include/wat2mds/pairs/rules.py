@@ -6,11 +6,17 @@ cleaned caption. Out: a pair's identity, or the one drop reason. What does not b
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from wat2mds.drops import DropReason
-from wat2mds.identity import laion_hash, normalize_url, uid
-from wat2mds.pairs.urls import Base, is_public_name, resolve
+from wat2mds.identity import NORMAL_URL, laion_hash, normalize_url, uid
+from wat2mds.pairs.columns import like
+from wat2mds.pairs.urls import Base, is_public_name, resolve, resolve_all
 from wat2mds.stage_settings import ExtractSettings
 
 
@@ -43,7 +49,11 @@ def admit(url: str | None, base: Base, caption: str, settings: ExtractSettings) 
         return DropReason.SHORT_CAPTION
     if len(caption) > settings.max_caption_chars:
         return DropReason.LONG_CAPTION
-    url = resolve(url, base)
+    return admit_absolute(resolve(url, base), settings)
+
+
+def admit_absolute(url: str, settings: ExtractSettings) -> tuple[str, str] | DropReason:
+    """``admit`` of what is resolved, with a caption of admissible length."""
     if not url.startswith(("http://", "https://")):
         scheme, colon, _ = url.partition(":")
         if scheme.lower() not in ("http", "https"):
@@ -61,3 +71,32 @@ def admit(url: str | None, base: Base, caption: str, settings: ExtractSettings) 
     if not is_public_name(host):
         return DropReason.PRIVATE_HOST
     return url, normalized
+
+
+def admit_all(
+    urls: Sequence[str | None], bases: Sequence[Base], captions: Sequence[str], settings: ExtractSettings
+) -> list[tuple[str, str] | DropReason]:
+    """``admit`` of each; those that it is bound to admit as they stand are found together."""
+    least, most = settings.min_caption_chars, settings.max_caption_chars
+    likely = [
+        (i, url)
+        for i, (url, text) in enumerate(zip(urls, captions, strict=True))
+        if url and least <= len(text) <= most and url.strip()
+    ]
+    resolved = resolve_all([url for _, url in likely], [bases[i] for i, _ in likely])
+    found: list[Any] = [None] * len(urls)
+    for (i, _), url, plain in zip(likely, resolved, _plain(resolved, settings), strict=True):
+        found[i] = (url, url) if plain else admit_absolute(url, settings)
+    rest = zip(found, urls, bases, captions, strict=True)
+    return [admit(url, base, text, settings) if made is None else made for made, url, base, text in rest]
+
+
+def _plain(urls: list[str], settings: ExtractSettings) -> list[bool]:
+    """Which absolute URLs are normal, of admissible length, on public hosts, and with no suffix that could be unwanted."""
+    column = pa.array(urls, pa.string())
+    normal = like(column, NORMAL_URL) & (pc.binary_length(column).to_numpy() <= settings.max_url_chars)
+    if settings.unwanted_suffixes:
+        normal &= ~like(column, rf"(?i)^[^?]*(?:{'|'.join(map(re.escape, settings.unwanted_suffixes))})(?:\?|$)")
+    return [
+        bool(is_normal) and is_public_name(url.split("/", 3)[2]) for is_normal, url in zip(normal.tolist(), urls, strict=True)
+    ]

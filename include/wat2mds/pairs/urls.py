@@ -10,7 +10,11 @@ import re
 from functools import lru_cache
 from urllib.parse import urljoin
 
+import numpy as np
+import pyarrow as pa
 import tldextract
+
+from wat2mds.pairs.columns import like
 
 _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
 _WHITE = re.compile(r"[\s\x1c-\x1f]")
@@ -22,6 +26,10 @@ _PATH = rf"{_NO_DOTS}{_CHARACTERS}*(?:/{_NO_DOTS}{_CHARACTERS}*)*{_QUERY}"
 _PLAIN_BASE = re.compile(rf"(https?://[A-Za-z0-9.:-]+)(/(?:{_NO_DOTS}{_CHARACTERS}+/)*){_NO_DOTS}{_CHARACTERS}*(?:\?[^#\s]*)?")
 _FROM_ROOT = re.compile(rf"/(?!/){_PATH}")
 _FROM_FOLDER = re.compile(rf"(?! )((?:\.\.?/)*)(?![^/?]*:)({_NO_DOTS}{_CHARACTERS}+(?:/{_NO_DOTS}{_CHARACTERS}+)*/?{_QUERY})")
+# For many at once (RE2): URLs that stay as they are, and ones from the root or folder for which the same holds.
+_ABSOLUTE = r"^https?://[!-~]*$"
+_SEGMENT = r"[A-Za-z0-9_~!$&'()*+,=@%-](?:[A-Za-z0-9._~!$&'()*+,=@% -]*[A-Za-z0-9._~!$&'()*+,=@%-])?"
+_RELATIVE = rf"^(?:/|\./|//[A-Za-z0-9.-]+/)?(?:{_SEGMENT}/)*{_SEGMENT}(?:\?[!-\"$-:<-~]+)?$"
 _FROM_SCHEME = re.compile(rf"//[A-Za-z0-9.-]+/{_PATH}")
 
 
@@ -57,6 +65,15 @@ class Base:
         except ValueError:
             return url
 
+    def join_plain(self, url: str) -> str:
+        """``join`` of one that is like ``_RELATIVE``."""
+        if not self._simple:
+            return self.join(url)
+        if url.startswith("//"):
+            return self.url.partition("/")[0] + url
+        cut = 1 if url[0] == "/" else 2 if url.startswith("./") else 0
+        return self._prefix(url[:cut]) + url[cut:]
+
     def _prefix(self, path: str) -> str:
         """What stands before a path's end once ``path`` is joined: ``../`` of http://a/b/c/d is http://a/b/."""
         found = self._prefixes.get(path)
@@ -76,6 +93,28 @@ def resolve(url: str, base: Base) -> str:
     if url.startswith(("http://", "https://")) or url[:8].lower().startswith(("http://", "https://")):
         return url
     return base.join(url)
+
+
+def resolve_all(urls: list[str], bases: list[Base]) -> list[str]:
+    """``resolve`` of each."""
+    column = pa.array(urls, pa.string())
+    entities = like(column, "&amp;")
+    stays, plain = like(column, _ABSOLUTE) & ~entities, like(column, _RELATIVE) & ~entities
+    resolved = list(urls)
+    for i in np.flatnonzero(plain).tolist():
+        resolved[i] = bases[i].join_plain(urls[i])
+    for i in np.flatnonzero(~(stays | plain)).tolist():
+        resolved[i] = resolve(urls[i], bases[i])
+    return resolved
+
+
+def join_all(urls: list[str], bases: list[Base]) -> list[str]:
+    """``Base.join`` of each that is not absolute, none otherwise: no white space is stripped, no entity decoded."""
+    plain = like(urls, _RELATIVE).tolist()
+    return [
+        url if url.startswith(("http://", "https://")) else base.join_plain(url) if simple else base.join(url)
+        for url, base, simple in zip(urls, bases, plain, strict=True)
+    ]
 
 
 @lru_cache(maxsize=65536)

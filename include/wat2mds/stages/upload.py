@@ -2,7 +2,8 @@
 
 In: the manifest of convert, and the dataset's URL. Out: the objects ``shards/<unit>/shard.*.mds``, then ``shards/<unit>/index.json``, and
 ``embeddings/<unit>/{img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet}`` (the folder that
-clip-retrieval's index reads); the manifest lists them with size and SHA-256. Guaranteed: every object listed was read back from the
+clip-retrieval's index reads), ``outcomes/<unit>/<sha256>.parquet``; the
+manifest lists them with size and SHA-256. Guaranteed: every object listed was read back from the
 store with that size and hash, or has the size and the checksum that S3 computed of what it received; a unit's index is there only when
 all its other objects are; objects are named by their content, so one that is there already stays; of a killed attempt's multipart
 uploads the next one leaves none. What does not belong here: making them part of a version (publish).
@@ -27,10 +28,11 @@ from wat2mds.progress import Progress
 from wat2mds.settings import Settings
 from wat2mds.stage_settings import UploadSettings
 from wat2mds.store import Store, file_hash
-from wat2mds.versions import StoredObject
+from wat2mds.units import UNIT_FOLDERS, StoredObject
 
 log = logging.getLogger(__name__)
 STAGE = "upload"
+OUTCOMES = "outcomes.parquet"
 # Tries of one object whose content does not read back as written; what the store refuses, the store's client tries again itself.
 _TRIES = 3
 
@@ -53,6 +55,7 @@ def run(converted: Manifest, to: str, out: str, settings: Settings) -> Manifest:
                 "samples": count,
                 "shards": converted.extra["shards"],
                 "dataset": dataset.url,
+                **{name: converted.extra[name] for name in ("retriable", "retriable_uids", "retriable_until")},
                 "objects": [asdict(entry) for entry in objects],
             },
         )
@@ -66,6 +69,14 @@ def object_paths(converted: Manifest) -> dict[str, str]:
     paths["img_emb.npy"] = f"embeddings/{name}/img_emb/img_emb_0.npy"
     paths["text_emb.npy"] = f"embeddings/{name}/text_emb/text_emb_0.npy"
     paths["metadata.parquet"] = f"embeddings/{name}/metadata/metadata_0.parquet"
+    if "metadata_other.parquet" in {file.name for file in converted.files}:
+        # A folder of its own for the second model's rows, laid out alike: their vectors may have another length.
+        paths["img_emb_other.npy"] = f"embeddings/{name}/other/img_emb/img_emb_0.npy"
+        paths["text_emb_other.npy"] = f"embeddings/{name}/other/text_emb/text_emb_0.npy"
+        paths["metadata_other.parquet"] = f"embeddings/{name}/other/metadata/metadata_0.parquet"
+    # Failures differ between equal runs: a name of its own for each list.
+    stored = next((file for file in converted.files if file.name == OUTCOMES), None)
+    paths[OUTCOMES] = f"outcomes/{name}/{stored.sha256[:12] if stored else ''}.parquet"
     paths["mds/index.json"] = f"shards/{name}/index.json"
     return paths
 
@@ -97,7 +108,7 @@ class _Upload:
         return [*objects, self._one(index)]
 
     def _end_leftovers(self) -> None:
-        for kind in ("shards", "embeddings"):
+        for kind in UNIT_FOLDERS:
             self.dataset.abort_uploads(f"{kind}/{self.converted.extra['unit_name']}")
 
     def _in_parallel(self, names: Sequence[str]) -> list[StoredObject]:
@@ -122,9 +133,18 @@ class _Upload:
             return self._place(source, wanted, Path(temporary))
 
     def _fetch(self, name: str, folder: Path) -> Path:
-        """A file of convert's as a checked local path; one that a remote store gives damaged is fetched again."""
+        """A file of convert's as a checked local path; one that a remote store gives damaged is fetched again.
+
+        Raises DataError for one that is gone, or is not what convert wrote.
+        """
         for _ in range(_TRIES if Store(self.converted.base).local is None else 1):
-            source = self.converted.fetch(name, folder)
+            try:
+                source = self.converted.fetch(name, folder)
+            except FileNotFoundError as error:
+                raise DataError(
+                    f"{self.converted.file(name)} is gone, and {self.paths[name]} cannot be written without it: delete "
+                    f"{self.converted.url}, then run convert again (in Airflow: clear its task with what follows)"
+                ) from error
             if file_hash(source) == self.files[name].sha256:
                 return source
             if source.is_relative_to(folder):
@@ -192,5 +212,5 @@ def _differs_in_time_only(dataset: Store, source: Path, path: str, folder: Path)
 
 def _all_there(dataset: Store, uploaded: Manifest) -> bool:
     name = uploaded.extra["unit_name"]
-    sizes = {entry.path: entry.size for kind in ("shards", "embeddings") for entry in dataset.walk(f"{kind}/{name}")}
+    sizes = {entry.path: entry.size for kind in UNIT_FOLDERS for entry in dataset.walk(f"{kind}/{name}")}
     return all(sizes.get(entry["path"]) == entry["size"] for entry in uploaded.extra["objects"])

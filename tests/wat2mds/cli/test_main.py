@@ -57,7 +57,7 @@ def test_a_stage_ends_with_its_summary(wat: Path, tmp_path: Path) -> None:
         (("extract", "x", "--out", "OUT", "--set", "extract.min_caption=3"), {}, 78, "Did you mean 'extract.min_caption_chars'"),
         (("extract", "x", "--out", "OUT"), {"WAT2MDS_EXTRACT__MIN_CAPTION_CHAR": "3"}, 78, "WAT2MDS_EXTRACT__MIN_CAPTION_CHARS"),
         (("extract", "none.wat.gz", "--out", "OUT"), {}, 65, "none.wat.gz does not exist"),
-        (("download", "OUT", "--out", "OUT"), {}, 65, "run dedup first"),
+        (("download", "OUT", "--out", "OUT"), {}, 65, "run dedup or retry first"),
         (("plan", "--root", "ROOT"), {}, 78, "no snapshot is registered"),
         (("plan",), {}, 78, "WAT2MDS_ROOT"),
         (("run",), {}, 78, "WAT2MDS_AIRFLOW_PASSWORD"),

@@ -100,7 +100,7 @@ def test_name_does_not_depend_on_when_images_were_fetched(tmp_path: Path, make_w
         converted = convert.run(made.samples, made.decisions, made.out("convert"), Settings())
         names.append((converted.extra["unit_name"], {f.name: f.sha256 for f in converted.files}))
     assert names[0][0] == names[1][0]
-    assert {n for n in names[0][1] if names[0][1][n] != names[1][1][n]} == {"metadata.parquet"}
+    assert {n for n in names[0][1] if names[0][1][n] != names[1][1][n]} == {"metadata.parquet", "outcomes.parquet"}
 
 
 WEBDATASET = Settings.model_validate({"convert": {"shard_bytes": 1 << 16, "webdataset": True}})

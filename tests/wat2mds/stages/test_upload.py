@@ -50,11 +50,12 @@ def test_objects_and_manifest(anywhere: str, make_wat_file: Make) -> None:
         f"embeddings/{name}/img_emb/img_emb_0.npy",
         f"embeddings/{name}/text_emb/text_emb_0.npy",
         f"embeddings/{name}/metadata/metadata_0.parquet",
+        f"outcomes/{name}/{next(f.sha256 for f in converted.files if f.name == 'outcomes.parquet')[:12]}.parquet",
         f"shards/{name}/index.json",
     ]
     check_objects(anywhere, uploaded)
     assert [(f.source, f.target, f.entered, f.left) for f in uploaded.flows] == [("converted", "uploaded", 55, 55)]
-    assert {k: uploaded.extra[k] for k in ("unit_name", "samples", "shards")} == converted.extra
+    assert {k: uploaded.extra[k] for k in converted.extra} == converted.extra
     again = upload.run(converted, anywhere, out, SETTINGS)
     assert again.done_before
 
@@ -62,7 +63,7 @@ def test_objects_and_manifest(anywhere: str, make_wat_file: Make) -> None:
 def test_nothing_kept(anywhere: str, make_wat_file: Make) -> None:
     converted, out = converted_and_out(make_wat_file(anywhere, count=2, failed=2, dropped=0))
     uploaded = upload.run(converted, anywhere, out, SETTINGS)
-    assert len(uploaded.extra["objects"]) == 4
+    assert len(uploaded.extra["objects"]) == 5
     check_objects(anywhere, uploaded)
 
 
@@ -89,6 +90,11 @@ def test_same_samples_fetched_again_adopt_the_stored_table(tmp_path: Path, make_
         made = make_wat_file((tmp_path / run / "datasets" / "demo").as_uri(), changes={"samples": later})
         converted, out = converted_and_out(made)
         found.append(upload.run(converted, target, out, SETTINGS).extra)
+    # But for what failed, each time anew.
+    outcomes = [entry for extra in found for entry in extra["objects"] if entry["path"].startswith("outcomes/")]
+    assert len({entry["path"] for entry in outcomes}) == 2
+    for extra in found:
+        extra["objects"] = [entry for entry in extra["objects"] if entry not in outcomes]
     assert found[0] == found[1]
 
 
@@ -99,6 +105,19 @@ def test_damaged_input_is_not_uploaded(dataset: str, make_wat_file: Make) -> Non
     with pytest.raises(DataError, match="is not what convert wrote"):
         upload.run(converted, dataset, out, SETTINGS)
     assert Store(dataset).walk("shards") == []
+
+
+def test_a_damaged_object_whose_source_is_gone_says_what_to_do(anywhere: str, make_wat_file: Make) -> None:
+    converted, out = converted_and_out(make_wat_file(anywhere))
+    uploaded = upload.run(converted, anywhere, out, SETTINGS)
+    source = Store(converted.base.rpartition("/")[0])
+    source.delete_tree(converted.folder)
+    assert upload.run(converted, anywhere, out, SETTINGS).done_before, "with all objects there no source is read"
+    damaged = uploaded.extra["objects"][0]["path"]
+    Store(anywhere).write(damaged, b"damaged")
+    with pytest.raises(DataError, match=rf"is gone, and {damaged} cannot be .*delete {converted.url}, then run convert"):
+        upload.run(converted, anywhere, out, SETTINGS)
+    assert Store(anywhere).read(damaged) == b"damaged"
 
 
 def test_store_that_returns_other_bytes(dataset: str, make_wat_file: Make, monkeypatch: pytest.MonkeyPatch) -> None:

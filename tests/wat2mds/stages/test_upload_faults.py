@@ -21,6 +21,7 @@ from wat2mds.settings import Settings, child_environment
 from wat2mds.stage_settings import UploadSettings
 from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Layout
+from wat2mds.units import UNIT_FOLDERS
 from wat2mds.versions import newest_version, read_index, version_numbers
 
 # S3 wants parts of 5 MiB; the tests' server takes smaller ones. A shard of 64 KiB goes in up to three.
@@ -68,7 +69,7 @@ def check_never_half(objects: dict[str, bytes], expected: dict[str, bytes]) -> N
     """Whatever happened: where an index is, all that it stands for is there and right."""
     for path in objects:
         if path.startswith("shards/") and path.endswith("index.json"):
-            assert {p: d for p, d in objects.items() if p.startswith(("shards/", "embeddings/"))} == expected
+            assert {p: d for p, d in objects.items() if p.startswith(UNIT_FOLDERS)} == expected
 
 
 def check_published(objects: dict[str, bytes]) -> None:
@@ -117,7 +118,7 @@ def test_a_hundred_seeded_runs(
                 run()
         proxy.calm()  # what follows looks at the outcome
         objects = bucket.objects(dataset)
-        assert {path: data for path, data in objects.items() if path.startswith(("shards/", "embeddings/"))} == expected, seed
+        assert {path: data for path, data in objects.items() if path.startswith(UNIT_FOLDERS)} == expected, seed
         if publishing:
             tally["published"] += 1
             assert [path for path in objects if path.endswith("version.json")] == ["versions/000001/version.json"], seed

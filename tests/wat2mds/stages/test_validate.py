@@ -244,7 +244,8 @@ def test_every_critical_expectation_is_broken_here(dataset: str, make_wat_file: 
     """Of a report with all that settings can ask for; those of a setting's own have tests of their own, below."""
     everything = Settings.model_validate(
         {
-            "filter": {"max_punsafe": 1, "max_pwatermark": 1, "min_aesthetic": 0, "languages": ["en"]},
+            "filter": {"max_punsafe": 1, "max_pwatermark": 1, "min_aesthetic": 0, "languages": ["en"]}
+            | {key: value for rule in RULES.values() for key, value in rule.items()},
             "download": {"skip_reencode": True},
         }
     )
@@ -259,6 +260,7 @@ def test_every_critical_expectation_is_broken_here(dataset: str, make_wat_file: 
         "download.success",
         *KEPT,
         *KEPT_WITHOUT_SCORE,
+        *RULES,
     }
     assert critical == broken
 
@@ -325,6 +327,65 @@ def test_kept_in_spite_of_a_threshold(
     with pytest.raises(DataError) as failure:
         validate.run(made.samples, made.decisions, made.out("validate"), given)
     assert all(f"  {name} (" in str(failure.value) for name in names)
+
+
+RULES = {
+    "kept.characters_enough": {"min_caption_chars": 99},
+    "kept.words_enough": {"min_caption_words": 7},
+    "kept.original_large_enough": {"min_original_side": 137},
+    "kept.original_wide_enough": {"max_original_aspect": 1.1},
+    "kept.safe_with_word": {"max_punsafe_with_word": 0.4, "word_lists": "words"},
+    "kept.legal": {"drop_illegal": True, "zero_shot": True},
+    "kept.no_placeholder": {"placeholder_urls": 2},
+    "kept.alone": {"near_duplicates": "wat_file"},
+    "kept.language_reliable": {"min_language_probability": 0.95},
+}
+MET = {
+    "min_caption_chars": len("picture number 0, “ünïcode” 画 "),
+    "min_caption_words": 5,
+    "min_original_side": 120,
+    "max_original_aspect": 46 / 30,
+    "max_punsafe_with_word": 0.5,
+    "placeholder_urls": 3,
+    "min_language_probability": 0.9,
+}
+KNOWN = {"punsafe": 0.5, "listed_word": True, "nsfw": "UNSURE", "underage": True, "copies_urls": 3, "copies_hosts": 1}
+ABSENT = dict.fromkeys(["punsafe", "listed_word", "nsfw", "underage", "copies_urls", "language_probability"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "scores", "quality", "names"),
+    [
+        ({}, KNOWN, 50, set(RULES)),
+        ({}, ABSENT, 49, set(RULES) - {"kept.no_placeholder", "kept.alone"}),
+        (MET, KNOWN | {"underage": False, "child_word": False, "animal": False}, 49, set()),
+        (MET, KNOWN | {"nsfw": "UNLIKELY"}, 49, set()),
+    ],
+)
+def test_kept_in_spite_of_a_rule(
+    dataset: str, make_wat_file: Make, rules: dict[str, Any], scores: dict[str, Any], quality: int, names: set[str]
+) -> None:
+    """All kept rows break each rule, or meet it to the last digit."""
+    given = {key: value for rule in RULES.values() for key, value in rule.items()} | rules
+    settings = Settings.model_validate({"filter": given | {"max_punsafe": None}})
+
+    def scored(table: pa.Table) -> pa.Table:
+        for column, value in scores.items():
+            table = values(column, value, only=lambda old: True, rows=99)(table)
+        return table
+
+    def alike(table: pa.Table) -> pa.Table:
+        # All the same hash, which is that of none, or their own, which are too plain to be compared.
+        changed = values("pdq", "5a" * 32, rows=99)(table) if names else table
+        return values("pdq_quality", quality, rows=99)(changed)
+
+    made = make_wat_file(dataset, settings=settings, changes={"scores": scored, "samples": alike})
+    if not names:
+        validate.run(made.samples, made.decisions, made.out("validate"), settings, dataset)
+        return
+    with pytest.raises(DataError) as failure:
+        validate.run(made.samples, made.decisions, made.out("validate"), settings, dataset)
+    assert {line.split()[0] for line in str(failure.value).splitlines() if line.startswith("  kept.")} == names
 
 
 def test_hash_is_checked_where_bytes_are_as_fetched(dataset: str, make_wat_file: Make) -> None:
@@ -419,7 +480,9 @@ def shifted(dataset: str, make_wat_file: Make, wat_file: str) -> Any:
         "samples": lambda table: values("original_width", lambda old: old * 9, rows=99)(
             values("original_height", lambda old: old * 9, rows=99)(table)
         ),
-        "scores": values("punsafe", 0.9, only=lambda old: True, rows=99),
+        "scores": lambda table: values("punsafe", 0.9, only=lambda old: True, rows=99)(
+            values("language_probability", 0.9, only=lambda old: True, rows=99)(table)
+        ),
         "decisions": values("language", "fr", only=lambda old: True, rows=99),
     }
     settings = drifting({})

@@ -1,8 +1,9 @@
 """convert: the kept samples of one WAT file become MDS shards, their metadata table and their embeddings.
 
 In: the manifests of download (samples) and filter (decisions). Out: ``mds/index.json`` and ``mds/shard.*.mds``, ``metadata.parquet``
-(schema METADATA), ``img_emb.npy`` and ``text_emb.npy``, and by a setting ``mds/webdataset/*.tar``, all in the order of the pairs in
-``unique.parquet``. Guaranteed: kept samples
+(schema METADATA), ``img_emb.npy`` and ``text_emb.npy``, ``outcomes.parquet`` (what is not published, and why), and by a setting
+``mds/webdataset/*.tar``, all in the order of the pairs in
+``unique.parquet``; with a model for other languages its rows once more as ``*_other``. Guaranteed: kept samples
 only; the same input gives the same bytes; the unit is complete only after every shard was read back and compared with the input;
 memory holds a shard, a table's row group and the WAT file's metadata, never all images. With nothing kept there is an index that
 names no shard. What does not belong here: which samples are kept (filter), where shards end up (upload).
@@ -28,6 +29,7 @@ from wat2mds.manifest import Flow, Manifest, Unit
 from wat2mds.schema import METADATA
 from wat2mds.settings import Settings, digest
 from wat2mds.stages.convert.kept import Kept, read_kept
+from wat2mds.stages.convert.outcomes import write_outcomes
 from wat2mds.store import Layout, file_hash
 
 log = logging.getLogger(__name__)
@@ -66,11 +68,21 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, va
                 tars.read_tars_back(kept, made, image_type)
             for name in ("img_emb", "text_emb"):
                 np.save(unit.path(f"{name}.npy"), kept.embeddings(name))
+            with_other = "clip_model_other" in kept.scores.extra
+            if with_other:
+                for name in ("img_emb_other", "text_emb_other"):
+                    np.save(unit.path(f"{name}.npy"), kept.other_embeddings(name))
             unit_name = _unit_name(unit, kept.table)
-            pq.write_table(_metadata(kept, index, unit_name), unit.path("metadata.parquet"), compression="zstd")
+            metadata = _metadata(kept, index, unit_name)
+            pq.write_table(metadata, unit.path("metadata.parquet"), compression="zstd")
+            if with_other:
+                theirs = metadata.take(pa.array(kept.other_rows))
+                pq.write_table(theirs, unit.path("metadata_other.parquet"), compression="zstd")
+            # After the unit was named: what failed does not change what the samples are.
+            failures = write_outcomes(samples, decisions, unit.path("outcomes.parquet"), Path(temporary))
         return unit.commit(
             [Flow("kept", "converted", kept.table.num_rows, sum(shard["samples"] for shard in index["shards"]))],
-            {"unit_name": unit_name, "samples": kept.table.num_rows, "shards": len(index["shards"])},
+            {"unit_name": unit_name, "samples": kept.table.num_rows, "shards": len(index["shards"]), **failures},
         )
 
 

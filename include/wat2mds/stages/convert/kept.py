@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from wat2mds.errors import DataError
 from wat2mds.lineage import parent
 from wat2mds.manifest import Manifest
 from wat2mds.schema import METADATA, PAIRS, SAMPLES, SCORES
+from wat2mds.settings import PAIR_STAGES
 
 # Rows of samples in memory at once; with images of 20 KB each about 5 MB.
 _ROWS = 256
@@ -70,11 +72,26 @@ class Kept:
 
     def embeddings(self, name: str) -> np.ndarray:
         """``img_emb`` or ``text_emb`` of the kept rows, float16, in the table's order."""
+        return self._embeddings(name, self.score_rows)
+
+    @cached_property
+    def other_rows(self) -> np.ndarray:
+        """Which rows of the table the model for other languages scored; none where there is no such model."""
+        model = self.scores.extra.get("clip_model_other")
+        return np.flatnonzero([model is not None and name == model for name in self.table["clip_model"].to_pylist()])
+
+    def other_embeddings(self, name: str) -> np.ndarray:
+        """``img_emb_other`` or ``text_emb_other`` of ``other_rows``, float16: the stored files hold that model's rows alone."""
+        models = pq.read_table(self.scores.fetch("scores.parquet", self.folder), columns=["clip_model"])["clip_model"].to_pylist()
+        theirs = np.cumsum([model == self.scores.extra["clip_model_other"] for model in models]) - 1
+        return self._embeddings(name, theirs[self.score_rows[self.other_rows]])
+
+    def _embeddings(self, name: str, rows: np.ndarray) -> np.ndarray:
         path = self.scores.fetch(f"{name}.npy", self.folder)
         everything = np.load(path, mmap_mode="r", allow_pickle=False)
-        if len(everything) <= self.score_rows.max(initial=-1):
+        if len(everything) <= rows.max(initial=-1):
             raise DataError(f"{self.scores.file(f'{name}.npy')} holds {len(everything)} rows, fewer than the scores")
-        return np.ascontiguousarray(everything[self.score_rows], dtype=np.float16)
+        return np.ascontiguousarray(everything[rows], dtype=np.float16)
 
 
 def image_hash(data: bytes | memoryview) -> bytes:
@@ -85,7 +102,7 @@ def image_hash(data: bytes | memoryview) -> bytes:
 def read_kept(samples: Manifest, decisions: Manifest, folder: Path) -> Kept:
     """Join what was kept; scratch files go to ``folder``."""
     scores = parent(decisions, "filter")
-    unique = pq.read_table(parent(samples, "dedup").fetch("unique.parquet", folder), columns=PAIRS.names())
+    unique = pq.read_table(parent(samples, PAIR_STAGES).fetch("unique.parquet", folder), columns=PAIRS.names())
     decided = pq.read_table(decisions.fetch("decisions.parquet", folder), columns=["uid", "drop_reason", "language"])
     wanted = decided.filter(pc.is_null(decided["drop_reason"]))["uid"].combine_chunks()
     pairs = unique.filter(pc.is_in(unique["uid"], value_set=wanted))
@@ -102,7 +119,8 @@ def read_kept(samples: Manifest, decisions: Manifest, folder: Path) -> Kept:
 
     columns = {name: pairs[name] for name in PAIRS.names()}
     scored, fetched = scored.take(score_rows), fetched.take(image_rows)
-    columns |= {name: scored[name] for name in SCORES.names() if name != "uid"}
+    columns |= {name: scored[name] for name in SCORES.names() if name not in SAMPLES.names()}
+    columns["phash_group"] = pa.nulls(len(order), pa.string())  # known when the WAT file is published
     # The published language is the one decided on: none where the detector was less sure than the profile asks.
     columns["language"] = decided.take(_rows_of(order, decided["uid"], f"decisions of {decisions.url}"))["language"]
     columns |= {name: fetched[name] for name in _SAMPLE_COLUMNS if name not in columns}

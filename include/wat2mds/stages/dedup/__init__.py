@@ -1,7 +1,8 @@
 """dedup: the pairs of a batch in, each WAT file's own unique pairs out, claimed in the ledger before anything is downloaded.
 
 In: extract's manifests, in the order of the WAT files. Out: one unit a WAT file with ``unique.parquet`` (schema.PAIRS); its manifest's
-``extra["ledger"]`` says what the batch's look-ups in the ledger gave (``session.Session``). Guaranteed: a uid is kept by exactly one WAT
+``extra["ledger"]`` says what the batch's look-ups in the ledger gave (``session.Session``), ``extra["dataset"]`` which version the
+dataset had. Guaranteed: a uid is kept by exactly one WAT
 file of the dataset; unclaimed ones go to the first WAT file in order, so the result does not depend on timing; a retry keeps exactly
 what its first attempt claimed. Memory holds 16 bytes a pair of the batch and as much again to sort it by bin; tables stay on disk.
 What does not belong here: near-duplicates by image.
@@ -29,6 +30,7 @@ from wat2mds.settings import Settings
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.stages.dedup.session import OTHERS, Session
 from wat2mds.stages.dedup.uids import bins_of, read_uids
+from wat2mds.versions import newest_number
 
 log = logging.getLogger(__name__)
 STAGE = "dedup"
@@ -45,8 +47,11 @@ def owner_name(unit: dict[str, str]) -> str:
     return f"{unit['snapshot']}.{unit['segment']}.{unit['wat_file']}"
 
 
-def run(pairs: Sequence[Manifest], ledger_url: str, out: str, settings: Settings) -> list[Manifest]:
-    """Deduplicate a batch. ``out`` holds ``{wat_file}``, which stands for each WAT file's number."""
+def run(pairs: Sequence[Manifest], ledger_url: str, out: str, settings: Settings, dataset: str | None = None) -> list[Manifest]:
+    """Deduplicate a batch. ``out`` holds ``{wat_file}``, which stands for each WAT file's number.
+
+    ``dataset``: URL of the dataset that it will be part of, whose newest version is then what the batch's images are compared with.
+    """
     owners = [owner_name(p.unit) for p in pairs]
     if len(set(owners)) != len(owners):
         raise ConfigError(f"a WAT file is given twice: {', '.join(name for name, n in Counter(owners).items() if n > 1)}")
@@ -59,7 +64,9 @@ def run(pairs: Sequence[Manifest], ledger_url: str, out: str, settings: Settings
             tables = [pairs[i].fetch("pairs.parquet", units[i].scratch) for i in todo]
             session = Session(ledger, [owners[i] for i in (*todo, *sorted(done))])
             verdicts = _decide([read_uids(table) for table in tables], session)
-            extra = {"ledger": {"exact": ledger.exact, **session.counts}}
+            extra: dict[str, Any] = {"ledger": {"exact": ledger.exact, **session.counts}}
+            if dataset is not None:
+                extra["dataset"] = {"url": dataset, "version": newest_number(dataset) or 0}
             log.info("dedup: the ledger was asked for %s", extra["ledger"])
             for i, table, verdict in zip(todo, tables, verdicts, strict=True):
                 done[i] = _write(units[i], table, verdict, extra)

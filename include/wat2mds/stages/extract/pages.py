@@ -11,14 +11,18 @@ are cut out of the bytes and nothing else is decoded. Where that does not give v
 from __future__ import annotations
 
 import json
+from operator import methodcaller
 from typing import Any
 
 import msgspec
+from stringzilla import Str, find, split
 
 from wat2mds.pairs.licenses import MARKER
 
 IMAGE_LINK = b'"IMG@/src"'
 _BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not gives invalid JSON when it is cut
+_FIRST_LINK = b"[{" + _BEFORE_IMAGE[1:] + IMAGE_LINK
+_NEXT_LINK = b"},{" + _BEFORE_IMAGE[1:] + IMAGE_LINK
 HTML = b'"HTML-Metadata"'
 _HEADER = b'"WARC-Header-Metadata":'
 _STATUS = b'"Response-Message":'
@@ -133,26 +137,27 @@ def _cut_page(text: bytes, start: int, end: int) -> Page | None:
     """The short way, without a copy of the block ``text[start:end]``; None where the record wants the long one. Quotation marks within
     JSON strings are escaped, so a key or value in its own quotes is found as what it is; a brace within a string gives invalid JSON,
     and so the long way."""
-    find = text.find
-    html = find(HTML, start, end)
-    if html < 0 or text[end - 1 : end] != b"}" or text[start : start + 1] != b"{" or find(MARKER, start, end) >= 0:
+    html = find(text, HTML, start, end)
+    if html < 0 or text[end - 1 : end] != b"}" or text[start : start + 1] != b"{" or find(text, MARKER, start, end) >= 0:
         return None
-    head = find(b'"Head":', html, end)
-    if head >= 0 and find(b'"Base"', head, find(b'"Links":', head, end)) >= 0:
+    head = find(text, b'"Head":', html, end)
+    if head >= 0 and text.find(b'"Base"', head, find(text, b'"Links":', head, end)) >= 0:
         return None
-    cut = []
-    at = find(IMAGE_LINK, html, end)
-    while at >= 0:
-        after = find(b"}", at, end) + 1
-        cut.append(text[at - len(_BEFORE_IMAGE) : after])
-        at = find(IMAGE_LINK, after, end) if after else -1
+    # Between two image links lies the rest of the one, links of other kinds, and how the other begins.
+    pieces = split(Str(text, html, end), IMAGE_LINK)
+    if not all(map(_begins_link, pieces[:-1])):
+        return None
     try:
-        links = _links.decode(b"[%b]" % b",".join(cut))
+        cut = [piece[: piece.index(b"}")] for piece in pieces[1:]]
+        links = _links.decode(_FIRST_LINK + _NEXT_LINK.join(cut) + b"}]" if cut else b"[]")
         header = _header.decode(_flat_object(text, text.rfind(_HEADER, start, end), end))
-        status = _status.decode(_flat_object(text, find(_STATUS, start, end), end))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        status = _status.decode(_flat_object(text, find(text, _STATUS, start, end), end))
+    except (ValueError, msgspec.DecodeError):
         return None
     return Page([link for link in links if link.path == _IMAGE_PATH], header.uri, header.date, status.code)
+
+
+_begins_link = methodcaller("endswith", _BEFORE_IMAGE)
 
 
 def _flat_object(text: bytes, key: int, end: int) -> bytes:

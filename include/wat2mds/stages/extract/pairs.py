@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from stringzilla import find
 
 from wat2mds.drops import DropReason
 from wat2mds.identity import identities
-from wat2mds.pairs.captions import clean_caption
+from wat2mds.pairs.captions import clean_caption, clean_captions
 from wat2mds.pairs.licenses import find_license
-from wat2mds.pairs.rules import admit
-from wat2mds.pairs.urls import Base
+from wat2mds.pairs.rules import admit_all
+from wat2mds.pairs.urls import Base, join_all
 from wat2mds.schema import PAIRS
 from wat2mds.stage_settings import ExtractSettings
 from wat2mds.stages.extract.pages import HTML, IMAGE_LINK, Link, Page, read_page
 from wat2mds.stages.extract.records import Record
 
+ROWS_PER_GROUP = 20_000
 _METADATA = re.compile(rb"\nWARC-Type:[ \t]*metadata[ \t]*\r?\n", re.IGNORECASE)
 _TARGET = re.compile(rb"\nWARC-Target-URI:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
@@ -37,30 +40,35 @@ _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
 # because the garbage collector need not follow it.
 FOUND_COLUMNS = ("url", "url_normalized", "caption", "caption_source")
 Found = tuple[str, str, str, str]
+# Links are judged together: enough for what is done by the column to cost next to nothing for each call.
+_JUDGED_AT_ONCE = 4_000
 
 
-def judge(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
-    """The pair that a link gives, or why it gives none."""
-    caption, source = clean_caption(link.alt) if link.alt else "", "alt"
-    if not caption and settings.title_fallback and link.title:
-        caption, source = clean_caption(link.title), "title"
-    admitted = admit(link.url, base, caption, settings)
-    return admitted if isinstance(admitted, DropReason) else (*admitted, caption, source)
+def judge(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> list[Found | DropReason]:
+    """The pair that each link gives, or why it gives none."""
+    captions = clean_captions([link.alt or "" for link in links])
+    sources = ["alt"] * len(links)
+    if settings.title_fallback:
+        for i, link in enumerate(links):
+            if not captions[i] and link.title:
+                captions[i], sources[i] = clean_caption(link.title), "title"
+    admitted = admit_all([link.url for link in links], bases, captions, settings)
+    return [
+        (*made, caption, source) if type(made) is tuple else made  # type: ignore[misc]
+        for made, caption, source in zip(admitted, captions, sources, strict=True)
+    ]
 
 
-def judge_as_cc2dataset(link: Link, base: Base, settings: ExtractSettings) -> Found | DropReason:
+def judge_as_cc2dataset(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> list[Found | DropReason]:
     """cc2dataset 1.5.0, ``extract_documents_from_wat``. A link without url makes it lose the whole file; here it loses the link."""
     del settings
-    if not link.alt:
-        return DropReason.NO_CAPTION
-    url = link.url
-    if url is None:
-        return DropReason.NO_URL
-    if not url.startswith(("http://", "https://")):
-        url = base.join(url)
-        if not url.startswith(("http://", "https://")):
-            return DropReason.BAD_URL
-    return url, url, link.alt, "alt"
+    no_url, no_caption, bad_url = DropReason.NO_URL, DropReason.NO_CAPTION, DropReason.BAD_URL  # an enum's attributes are slow
+    found: list[Found | DropReason] = [no_url if link.alt else no_caption for link in links]
+    taken = [(i, link.url, link.alt) for i, link in enumerate(links) if link.alt and link.url is not None]
+    urls = join_all([url for _, url, _ in taken], [bases[i] for i, _, _ in taken])
+    for (i, _, alt), url in zip(taken, urls, strict=True):
+        found[i] = (url, url, alt, "alt") if url.startswith(("http://", "https://")) else bad_url
+    return found
 
 
 def base_of(page: Page, settings: ExtractSettings) -> Base:
@@ -75,24 +83,22 @@ class PairMaker:
         self._settings = settings
         self._judge = judge if settings.compatibility is None else judge_as_cc2dataset
         self._place = {"snapshot": snapshot, "segment": segment, "wat_file": wat_file}
+        self._links: list[Link] = []  # not judged yet,
+        self._bases: list[Base] = []  # what they are joined to,
+        self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # how many are each page's, and its columns
         self._rows: list[Found] = []
-        self._counts: list[int] = []  # of each page's pairs
-        self._pages: list[tuple[Any, ...]] = []
+        self._pages: list[tuple[int, tuple[Any, ...]]] = []  # how many of the rows are each page's, and its columns
         self.links = 0
         self.pairs = 0
         self.mended = 0
         self.drops: Counter[str] = Counter()
 
-    @property
-    def size(self) -> int:
-        return len(self._rows)
-
     def add(self, record: Record) -> tuple[DropReason | None, str]:
         """Take one record's links. Returns why the record gave no page with image links, or None, and what the parser said."""
-        if record.text.find(IMAGE_LINK, record.start, record.end) < 0:
-            return _without_images(record)
         if not _is_metadata(record):
             return DropReason.NOT_METADATA, ""
+        if find(record.text, IMAGE_LINK, record.start, record.end) < 0:
+            return _without_images(record)
         salvage = self._settings.compatibility is None
         if not record.exact and not salvage:
             return DropReason.BAD_RECORD, "Content-Length is not the block's length"
@@ -107,45 +113,60 @@ class PairMaker:
         return None, ""
 
     def _take_page(self, page: Page, record: Record) -> None:
-        settings, judge_link, rows = self._settings, self._judge, self._rows
         if not page.url:
             page.url = _header(_TARGET, record)
-        base = base_of(page, settings)
-        before = len(rows)
-        dropped: list[DropReason] = []
-        for link in page.images:
-            made = judge_link(link, base, settings)
-            if type(made) is tuple:
-                rows.append(made)
-            else:
-                dropped.append(made)  # type: ignore[arg-type]
-        self.links += len(page.images)
-        self.drops.update([reason._value_ for reason in dropped])  # an enum member's own hash is slow
-        if len(rows) == before:
-            return
-        self._counts.append(len(rows) - before)
+        count = len(page.images)
+        self.links += count
+        self._links += page.images
+        self._bases += [base_of(page, self._settings)] * count
         status = page.status
         license_ = find_license(page.license_links) if page.license_links else None
-        self._pages.append((
+        self._waiting.append((count, (
             page.url or None,
             int(status) if status and status.isascii() and status.isdecimal() and len(status) <= 3 else None,
             _moment(page.date) or _moment(_header(_DATE, record)),
             record.offset,
             *(license_ or (None, None, None)),
-        ))  # fmt: skip
+        )))  # fmt: skip
+        if len(self._links) >= _JUDGED_AT_ONCE:
+            self._judge_links()
 
-    def take(self) -> dict[str, Any]:
-        """The pairs collected since the last call, as columns of schema.PAIRS."""
-        rows, pages, counts = self._rows, self._pages, self._counts
-        self._rows, self._pages, self._counts = [], [], []
+    def _judge_links(self) -> None:
+        found = self._judge(self._links, self._bases, self._settings)
+        begin = 0
+        for count, columns in self._waiting:
+            made = [pair for pair in found[begin : begin + count] if type(pair) is tuple]
+            if made:
+                self._rows += made
+                self._pages.append((len(made), columns))
+            begin += count
+        self.drops.update([reason._value_ for reason in found if type(reason) is not tuple])  # type: ignore[union-attr]
+        self._links, self._bases, self._waiting = [], [], []
+
+    def groups(self, last: bool = False) -> Iterator[dict[str, Any]]:
+        """What was collected since the last call, as columns of schema.PAIRS: whole pages, until they are ROWS_PER_GROUP pairs or more.
+        What falls short of that waits for the next call, but for the ``last``."""
+        if last:
+            self._judge_links()
+        while len(self._rows) >= ROWS_PER_GROUP:
+            size = count = 0
+            while size < ROWS_PER_GROUP:
+                size += self._pages[count][0]
+                count += 1
+            yield self._columns(self._rows[:size], self._pages[:count])
+            self._rows, self._pages = self._rows[size:], self._pages[count:]
+        if last:
+            yield self._columns(self._rows, self._pages)
+
+    def _columns(self, rows: list[Found], pages: list[tuple[int, tuple[Any, ...]]]) -> dict[str, Any]:
         self.pairs += len(rows)
         if not rows:
             return {"uid": []}
-        columns: dict[str, Any] = dict(zip(FOUND_COLUMNS, zip(*rows, strict=True), strict=True))
+        columns: dict[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(FOUND_COLUMNS)}
         columns["uid"], columns["laion_hash"] = identities(columns["url"], columns["url_normalized"], columns["caption"])
         columns |= {name: pa.repeat(value, len(rows)) for name, value in self._place.items()}
-        index = pa.array(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-        for name, column in zip(_PAGE_COLUMNS, zip(*pages, strict=True), strict=True):
+        index = pa.array(np.repeat(np.arange(len(pages), dtype=np.int32), [count for count, _ in pages]))
+        for name, column in zip(_PAGE_COLUMNS, zip(*[page for _, page in pages], strict=True), strict=True):
             columns[name] = pa.array(column, PAIRS.schema.field(name).type).take(index)
         return columns
 
@@ -161,9 +182,7 @@ def _is_metadata(record: Record) -> bool:
 
 
 def _without_images(record: Record) -> tuple[DropReason, str]:
-    if not _is_metadata(record):
-        return DropReason.NOT_METADATA, ""
-    if record.text.find(HTML, record.start, record.end) >= 0:
+    if find(record.text, HTML, record.start, record.end) >= 0:
         return DropReason.NO_IMAGE_LINK, ""
     if record.text[record.start : record.start + 64].lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{":
         return DropReason.NOT_METADATA, ""

@@ -15,19 +15,22 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from isal import isal_zlib
+from stringzilla import find
 
 MAX_RECORD_BYTES = 64 << 20  # Common Crawl cuts pages at 1 MiB (5 MiB since 2025); the JSON of their links stays far below this
 _BROKEN: Any = isal_zlib.error  # its stub does not call it an exception
 _MAGIC = b"\x1f\x8b\x08"
 _WINDOW = 1 << 20
-# What a decompressor is fed at once: most members fit, and what it hands back unused is copied.
-_SLICE = 16 << 10
+# What a decompressor is fed at once: nearly all members fit, and no bomb among them inflates to more than a record may hold.
+_SLICE = 32 << 10
+# RFC 1952 sets no limit to a header's name and comment. A member that has inflated to nothing after so many bytes is none.
+_MAX_GZIP_HEAD = 4 << 10
 _MAX_HEAD = 64 << 10
 _STRADDLE = 16
 _GAP = re.compile(rb"(?:[\r\n \t\x00]|\xef\xbb\xbf)*")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?(?:\n|$)", re.IGNORECASE)
-_LENGTH_AS_WRITTEN = re.compile(rb"\nContent-Length: (\d{1,18})\r")
+_LENGTH_AS_WRITTEN = b"\nContent-Length: "
 _BOUNDARY = re.compile(rb"\n(?=WARC/[01]\.\d+\r?\n)")
 
 
@@ -82,9 +85,8 @@ def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
         begins = True
         inflater: Any = isal_zlib.decompressobj(wbits=31)
         try:
-            first = _inflate(source, inflater)
-            record = _only_record(first, start) if inflater.eof and framer.empty else None
-            if record is not None:
+            first = _inflate(source, inflater, source.take(_SLICE, before=_MAGIC))
+            if inflater.eof and framer.empty and (record := _only_record(first, start)):
                 if damage is not None:
                     yield damage
                     damage = None
@@ -113,32 +115,34 @@ def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
         yield damage
 
 
-def _inflate(source: _Source, inflater: Any) -> bytes:
-    """The next piece of the gzip member that is being read. Raises isal_zlib.error, or EOFError where there is no more."""
-    window = source.take(_SLICE)
+def _inflate(source: _Source, inflater: Any, window: memoryview) -> bytes:
+    """The piece of a gzip member that bytes just taken give. Raises isal_zlib.error, or EOFError where there are none."""
     if not window:
         raise EOFError
     piece: bytes = inflater.decompress(window)
-    if inflater.eof:
-        source.give_back(len(inflater.unused_data))
+    if inflater.eof and (unused := inflater.unused_data):
+        source.give_back(len(unused))
     return piece
 
 
 def _pieces(source: _Source, inflater: Any, first: bytes) -> Iterator[tuple[bytes, bool]]:
     """All pieces of a gzip member of which the first has been read, and whether each is the last."""
+    if not first and not inflater.eof:
+        first = _inflate(source, inflater, source.take(_MAX_GZIP_HEAD))
+        if not first and not inflater.eof:
+            raise _BROKEN(f"more than {_MAX_GZIP_HEAD:,} bytes inflate to nothing")
     yield first, inflater.eof
     while not inflater.eof:
-        yield _inflate(source, inflater), inflater.eof
+        yield _inflate(source, inflater, source.take(_SLICE)), inflater.eof
 
 
 def _only_record(piece: bytes, offset: int) -> Record | None:
     """The record that a gzip member holds, if it is one as Common Crawl writes it: nearly all are, so they take the short way."""
     head = piece.find(b"\r\n\r\n", 0, _MAX_HEAD)
-    length = _LENGTH_AS_WRITTEN.search(piece, 0, head + 2)
-    if head < 0 or length is None or not piece.startswith(b"WARC/"):
-        return None
-    end = head + 4 + int(length[1])
-    if len(piece) != end + 4 or not piece.endswith(b"\r\n\r\n"):
+    length = piece.find(_LENGTH_AS_WRITTEN, 0, head)
+    digits = piece[length + len(_LENGTH_AS_WRITTEN) : piece.find(b"\r", length + len(_LENGTH_AS_WRITTEN))]
+    end = head + 4 + int(digits) if length >= 0 and digits.isdigit() and len(digits) < 19 else -1
+    if len(piece) != end + 4 or not piece.endswith(b"\r\n\r\n") or not piece.startswith(b"WARC/"):
         return None
     return Record(offset, piece, 0, head + 4, end, True)
 
@@ -157,13 +161,14 @@ class _Source:
     def position(self) -> int:
         return self._start + self._at
 
-    def take(self, size: int) -> memoryview:
-        """At most ``size`` bytes; none at the end only."""
+    def take(self, size: int, before: bytes = b"") -> memoryview:
+        """At most ``size`` bytes, and no second ``before`` in them; none at the end only."""
         if self._at >= len(self._window):
             self._start += len(self._window)
             self._at = 0
             self._window = memoryview(bytes(self._stream.read(_WINDOW)))
-        part = self._window[self._at : self._at + size]
+        end = find(self._window, before, self._at + 1, self._at + size) if before else -1
+        part = self._window[self._at : self._at + size if end < 0 else end]
         self._at += len(part)
         return part
 

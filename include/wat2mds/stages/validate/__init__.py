@@ -22,7 +22,7 @@ from wat2mds.errors import DataError
 from wat2mds.lineage import parent, require_made_from
 from wat2mds.manifest import Flow, Manifest, Unit
 from wat2mds.quality import store_report, wat_file_page
-from wat2mds.settings import Settings
+from wat2mds.settings import PAIR_STAGES, Settings
 from wat2mds.store import Store, join
 from wat2mds.versions import unit_key
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "validate"
 EXAMPLES = 5
+_RETRY = {"min_download_success": 0.0}
 
 
 def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, dataset: str | None = None) -> Manifest:
@@ -48,7 +49,10 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, da
         # Here, not above: importing Great Expectations costs about six CPU seconds, which a unit that is complete need not pay.
         from wat2mds.stages.validate import drift, expectations, frames, gate
 
-        pairs, scores = parent(samples, "dedup"), parent(decisions, "filter")
+        pairs, scores = parent(samples, PAIR_STAGES), parent(decisions, "filter")
+        if pairs.stage == "retry":
+            # Of what failed once nobody knows how much can be had: its share says nothing, and is like no WAT file's.
+            settings = settings.model_copy(update={"validate_": settings.validate_.model_copy(update=_RETRY)})
         report: dict[str, Any] = {**unit.unit, "drift": [], "drift_note": "", "summary": None}
         with tempfile.TemporaryDirectory(dir=unit.scratch) as temporary:
             files = frames.fetch(pairs, samples, scores, decisions, Path(temporary))
@@ -58,7 +62,9 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, da
                 tables = frames.Tables(files, settings)
                 outcomes += gate.judge(expectations.on_tables(tables, [*samples.flows, *decisions.flows], settings, unit.unit))
                 now = drift.summarize(tables)
-                history = drift.read_history(dataset, unit.unit, decisions.digest, settings.validate_)
+                history = drift.read_history(
+                    dataset if pairs.stage != "retry" else None, unit.unit, decisions.digest, settings.validate_
+                )
                 measures, report["drift_note"] = drift.measure(now, history, settings.validate_)
                 if measures:
                     outcomes += gate.judge([expectations.on_drift(measures)])

@@ -118,7 +118,8 @@ def _images(settings: Settings) -> Iterable[Any]:
     for column, digits in _HEX.items():
         yield _matches(f"images.{column}_form", column, rf"^[0-9a-f]{{{digits}}}$")
     yield _matches("images.pdq_form", "pdq", r"^[0-9a-f]{64}$")
-    yield _present("images.pdq_present", "pdq", "warning")
+    if settings.download.pdq:
+        yield _present("images.pdq_present", "pdq", "warning")
     yield _matches("images.mime_form", "mime", r"^image/[a-z0-9.+-]+$")
     yield _present("images.fetched_at_present", "fetched_at", "warning")
 
@@ -170,6 +171,9 @@ def _kept(settings: Settings) -> Iterable[Any]:
     if (high := filters.max_punsafe) is not None:
         yield _present("kept.punsafe_present", "punsafe")
         yield _between("kept.safe", "punsafe", None, high + _ROUNDING, f"punsafe ≤ {high} (filter.max_punsafe)")
+    if (high := filters.max_toxicity) is not None:
+        yield _present("kept.toxicity_present", "toxicity")
+        yield _between("kept.not_toxic", "toxicity", None, high + _ROUNDING, f"toxicity ≤ {high} (filter.max_toxicity)")
     if (high := filters.max_pwatermark) is not None:
         yield _present("kept.pwatermark_present", "pwatermark")
         yield _between("kept.unmarked", "pwatermark", None, high + _ROUNDING, f"pwatermark ≤ {high} (filter.max_pwatermark)")
@@ -179,6 +183,38 @@ def _kept(settings: Settings) -> Iterable[Any]:
     if filters.languages is not None:
         yield _present("kept.language_present", "language")
         yield _among("kept.language_wanted", "language", list(filters.languages))
+    low = filters.min_language_probability
+    rule = f"a language's probability ≥ {low} (filter.min_language_probability)"
+    yield _between("kept.language_reliable", "probability_of_language", low - _ROUNDING, None, rule)
+    yield from _kept_in_spite_of_rules(settings)
+
+
+def _kept_in_spite_of_rules(settings: Settings) -> Iterable[Any]:
+    """Those of DataComp's basic filter, LAION's on illegal content, and on images that stand more than once."""
+    filters = settings.filter
+    if low := filters.min_caption_chars:
+        rule = f"caption of at least {low} characters (filter.min_caption_chars)"
+        yield _between("kept.characters_enough", "caption_chars", low, None, rule)
+    if low := filters.min_caption_words:
+        rule = f"caption of at least {low} words (filter.min_caption_words)"
+        yield _between("kept.words_enough", "caption_words", low, None, rule)
+    if low := filters.min_original_side:
+        rule = f"shorter side of the original ≥ {low} (filter.min_original_side)"
+        yield _between("kept.original_large_enough", "shorter_side", low, None, rule)
+    if (high := filters.max_original_aspect) is not None:
+        rule = f"longer side of the original at most {high} times the shorter (filter.max_original_aspect)"
+        yield _between("kept.original_wide_enough", "beyond_aspect", None, 0, rule)
+    if (high := filters.max_punsafe_with_word) is not None:
+        rule = f"punsafe ≤ {high} where the caption holds a listed word (filter.max_punsafe_with_word)"
+        yield _between("kept.safe_with_word", "punsafe_with_word", None, high + _ROUNDING, rule)
+    if filters.drop_illegal:
+        yield _true("kept.legal", "legal", "UNLIKELY, or neither child nor animal (filter.drop_illegal)")
+    if (most := filters.placeholder_urls) is not None:
+        rule = f"bytes of at most {most} URLs, or on fewer than {filters.placeholder_hosts} hosts (filter.placeholder_urls)"
+        yield _true("kept.no_placeholder", "no_placeholder", rule)
+    if filters.near_duplicates != "keep":
+        rule = f"no two of the WAT file look alike, within {PDQ_MATCH} bits (filter.near_duplicates)"
+        yield _true("kept.alone", "alone", rule)
 
 
 def _success(tables: Tables, settings: Settings) -> Checked:

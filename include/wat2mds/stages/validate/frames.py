@@ -24,6 +24,7 @@ from wat2mds.manifest import Flow, Manifest
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES
 from wat2mds.settings import Settings
 from wat2mds.stages.validate import looks
+from wat2mds.stages.validate.decided import with_decided_on
 
 _EMBEDDING_ROWS = 8192
 _PAIR_COLUMNS = [
@@ -31,7 +32,7 @@ _PAIR_COLUMNS = [
 ]
 _SAMPLE_COLUMNS = {
     *("uid", "key", "status", "drop_reason", "width", "height", "original_width", "original_height", "original_bytes", "mime"),
-    *("md5", "sha1", "sha256", "pdq", "fetched_at"),
+    *("md5", "sha1", "sha256", "pdq", "pdq_quality", "fetched_at"),
 }
 _SCORE_COLUMNS = [
     *(
@@ -47,6 +48,8 @@ _SCORE_COLUMNS = [
         "aesthetic",
     ),
 ]
+# Of scores, what only decisions on kept rows look at.
+_DECIDED_ON = ["underage", "animal", "child_word", "listed_word", "copies_urls", "copies_hosts"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,12 @@ class Files:
     decisions: Path
     image_embeddings: Path
     text_embeddings: Path
+    others: tuple[str, Path, Path] | None = None
+    """The model for other languages, where there is one, and the image and text embeddings of its rows."""
 
 
 def fetch(pairs: Manifest, samples: Manifest, scores: Manifest, decisions: Manifest, folder: Path) -> Files:
+    model = scores.extra.get("clip_model_other")
     return Files(
         pairs=pairs.fetch("unique.parquet", folder),
         samples=[samples.fetch(name, folder) for name in samples.matching(".parquet")],
@@ -69,6 +75,7 @@ def fetch(pairs: Manifest, samples: Manifest, scores: Manifest, decisions: Manif
         decisions=decisions.fetch("decisions.parquet", folder),
         image_embeddings=scores.fetch("img_emb.npy", folder),
         text_embeddings=scores.fetch("text_emb.npy", folder),
+        others=(model, scores.fetch("img_emb_other.npy", folder), scores.fetch("text_emb_other.npy", folder)) if model else None,
     )
 
 
@@ -143,6 +150,14 @@ class Tables:
     def scores(self) -> pd.DataFrame:
         scores = _frame(pq.read_table(self.files.scores, columns=_SCORE_COLUMNS))
         scores["image_norm"], scores["text_norm"], scores["cosine"] = _geometry(*self._embeddings, len(scores))
+        if self.files.others is not None:
+            model, *paths = self.files.others
+            theirs = (scores["clip_model"] == model).to_numpy()
+            image, text = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+            for column, values in zip(
+                ("image_norm", "text_norm", "cosine"), _geometry(image, text, int(theirs.sum())), strict=True
+            ):
+                scores.loc[theirs, column] = values
         scores["similarity_error"] = (scores["similarity"] - scores["cosine"]).abs()
         return scores
 
@@ -151,13 +166,13 @@ class Tables:
 
     def kept(self) -> pd.DataFrame:
         decisions = self.decisions()
-        columns = [name for name in _SCORE_COLUMNS if name != "language"]
+        columns = [name for name in _SCORE_COLUMNS if name != "language"] + _DECIDED_ON
         scores = _frame(pq.read_table(self.files.scores, columns=columns))
         kept = decisions[decisions["drop_reason"].isna()].merge(scores, on="uid", how="left")
         filters = self.settings.filter
         kept["threshold"] = np.where(kept["language"] == "en", filters.min_similarity, filters.min_similarity_other)
         kept["above_threshold"] = kept["similarity"] - kept["threshold"]
-        return kept
+        return with_decided_on(kept, self.all_samples, pq.read_table(self.files.pairs, columns=["uid", "caption"]), filters)
 
     @property
     def _embeddings(self) -> tuple[np.ndarray, np.ndarray]:

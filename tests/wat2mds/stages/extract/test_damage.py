@@ -19,12 +19,14 @@ from urllib.parse import urljoin
 import ftfy
 import pyarrow.parquet as pq
 import pytest
+from ftfy.badness import MOJIBAKE_CATEGORIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wat2mds.errors import DataError
-from wat2mds.pairs.captions import _FIX, mend
-from wat2mds.pairs.urls import Base
+from wat2mds.pairs.captions import _FIX, _SIMPLE, clean_caption, clean_captions, mend
+from wat2mds.pairs.rules import admit, admit_all
+from wat2mds.pairs.urls import Base, join_all, resolve, resolve_all
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
 from wat2mds.stages.extract.pages import _cut_page, _strict, read_page
@@ -249,9 +251,9 @@ def test_every_record_of_every_real_wat_is_counted(shared: Path, tmp_path: Path)
     ids=["first lines", "heads that lie", "heads", "magic numbers", "line ends", "zeros", "half lines"],
 )
 def test_what_repeats_is_read_once(wrap: Any, block: bytes) -> None:
-    """A megabyte of it: what looks at the same bytes again for each would take minutes. Less of magic numbers: each may begin a member
-    as long as the file, and is tried."""
-    content = wrap(block * ((50_000 if block.startswith(b"\x1f") else 1_000_000) // len(block)) + b"\n\n" + record(page(1)))
+    """A megabyte of it: what looks at the same bytes again for each would take minutes. Less of magic numbers: each may begin a member,
+    and is tried."""
+    content = wrap(block * ((300_000 if block.startswith(b"\x1f") else 1_000_000) // len(block)) + b"\n\n" + record(page(1)))
     with no_hang(repr(block)):
         found = read(content)
     if content.startswith(b"\x1f\x8b\x08\x1f"):  # a gzip file of members that are none
@@ -364,8 +366,69 @@ def test_joining_is_urljoin(page_url: str, url: str) -> None:
     assert Base(page_url, None).join(url) == expected
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.text())
+_found = st.lists(st.tuples(_urls | st.builds("http://h.com/{}".format, _urls), _bases), max_size=8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_found)
+def test_many_urls_are_resolved_as_each_is(found: list[tuple[str, str]]) -> None:
+    urls, bases = [url for url, _ in found], [Base(base, None) for _, base in found]
+    assert resolve_all(urls, bases) == [resolve(url, base) for url, base in zip(urls, bases, strict=True)]
+    absolute = ("http://", "https://")
+    joined = [url if url.startswith(absolute) else base.join(url) for url, base in zip(urls, bases, strict=True)]
+    assert join_all(urls, bases) == joined
+
+
+_HOSTS = ["h.com", "H.com", "h.com.", "h", "1.2.3.4", "a.b.co.uk", "h.com:80", ".com", "-", "é.de"]
+_ENDS = [
+    "a.svg",
+    "a.SVG?x",
+    "%2e",
+    "%2F",
+    "%c3",
+    "%7E",
+    "%5B",
+    "?",
+    "??",
+    "[",
+    "|",
+    "&amp;",
+    "&",
+    "a" * 40,
+    " ",
+    "#f",
+    "\\",
+    "%",
+    "%zz",
+]
+_web = st.builds("{}://{}/{}".format, st.sampled_from(["http", "https", "ftp", "HTTP"]), st.sampled_from(_HOSTS), _urls)
+_odd = st.builds("{}{}".format, _web, st.lists(st.sampled_from(_ENDS), max_size=5).map("".join))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.none() | _odd | _urls, _bases, st.sampled_from(["", "four", "fives", "long" * 9])), max_size=8))
+def test_many_are_admitted_as_each_is(found: list[tuple[str | None, str, str]]) -> None:
+    rules = ALL.extract.model_copy(update={"max_caption_chars": 20, "max_url_chars": 60})
+    rows = [(url, Base(base, None), caption) for url, base, caption in found]
+    expected = [admit(url, base, caption, rules) for url, base, caption in rows]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    assert admit_all(columns[0], columns[1], columns[2], rules) == expected
+
+
+# What ftfy takes for mojibake, what it changes by itself, and what stands between.
+_ftfys = st.text(
+    st.sampled_from([*"".join(MOJIBAKE_CATEGORIES.values()), *map(chr, _SIMPLE), *"aZ .,?!\n\r\té日の\u0301\ufffd\x97ŒÃÂ&;"])
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text() | _ftfys | st.sampled_from(["two words", "a  b", " a", "a&amp;b", "a\n"]), max_size=6))
+def test_many_captions_are_cleaned_as_each_is(texts: list[str]) -> None:
+    assert clean_captions(texts) == [clean_caption(text) for text in texts]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text() | _ftfys)
 def test_mending_is_ftfy(text: str) -> None:
     if not text.isascii():
         assert mend(text) == ftfy.fix_text(text, _FIX)
