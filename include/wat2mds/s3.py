@@ -117,7 +117,7 @@ def is_plain_md5(tag: str) -> bool:
     return re.fullmatch(r'"?[0-9a-f]{32}"?', tag) is not None
 
 
-def tag_of(data: bytes) -> str:
+def tag_of(data: bytes | memoryview) -> str:
     """The ETag that S3 gives to bytes written in one request."""
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 

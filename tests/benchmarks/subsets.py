@@ -3,9 +3,10 @@
     python -m tests.benchmarks.subsets
 
 Input: the 6,000 samples of ``tests/benchmarks/convert.py``, published. *convert* is the stage, from the tables that download and filter
-left: what a subset would cost without resharding, download and filter not counted; *reshard* copies all samples, *tenth* those of a
-tenth of the uids, both with their uids, parts and metadata. CPU µs a row of 24 KB, each contender in a process of its own, rounds
-alternating, medians. Speed is read, not asserted. Goal: 5 times.
+left, to local shards; *convert and upload* brings them to the store too, which is where a subset ends: what it would cost without
+resharding, download and filter not counted. *all*, *half* and *tenth* build subsets of such shares of the uids, with their uids, parts,
+metadata and shards. CPU µs a row of 24 KB, imports not counted, each contender in a process of its own, rounds alternating, medians;
+times are beside *convert and upload*. Speed is read, not asserted. Goal: 5 times.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pathlib import Path
 
 from tests.benchmarks.convert import ROWS, SETTINGS, make
 from wat2mds.manifest import read_manifest
+from wat2mds.models.torchvision_ops import declare_torchvision_ops
 from wat2mds.store import Layout
 
 ROUNDS = 5
-CONTENDERS = ("convert", "reshard", "tenth")
+FRACTIONS = {"all": None, "half": 0.5, "tenth": 0.1}
+CONTENDERS = ("convert", "convert and upload", *FRACTIONS)
 
 
 def prepare(base: Path) -> dict[str, str]:
@@ -37,16 +40,25 @@ def prepare(base: Path) -> dict[str, str]:
 
 
 def contend(contender: str, made: dict[str, str], folder: Path, attempt: str) -> dict[str, float]:
+    declare_torchvision_ops()
+    import deltalake  # noqa: F401 (imports are not what is measured)
+    import pandas  # noqa: F401
+    import streaming.base.compression
+    import streaming.base.format.mds.encodings  # noqa: F401
+
     from wat2mds import subsets
-    from wat2mds.stages import convert
+    from wat2mds.stages import convert, upload
+    from wat2mds.stages.convert import shards  # noqa: F401
     from wat2mds.subsets import Definition
 
     started = time.process_time()
-    if contender == "convert":
-        convert.run(read_manifest(made["samples"]), read_manifest(made["decisions"]), str(folder / "mds"), SETTINGS)
+    if contender.startswith("convert"):
+        done = convert.run(read_manifest(made["samples"]), read_manifest(made["decisions"]), str(folder / "mds"), SETTINGS)
+        if contender == "convert and upload":
+            upload.run(done, Layout(folder.as_uri(), "anew").dataset, str(folder / "upload"), SETTINGS)
         rows = ROWS
     else:
-        fraction = 0.1 if contender == "tenth" else None
+        fraction = FRACTIONS[contender]
         rows = subsets.build(made["dataset"], f"{contender}-{attempt}", Definition("true", fraction), mds=True).samples
     return {"us": (time.process_time() - started) / rows * 1e6, "rows": rows}
 
@@ -66,9 +78,9 @@ def main() -> None:
                     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
                     found[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, runs in found.items():
-        ratio = statistics.median(one["us"] / other["us"] for one, other in zip(found["convert"], runs, strict=True))
+        ratio = statistics.median(one["us"] / other["us"] for one, other in zip(found["convert and upload"], runs, strict=True))
         print(
-            f"{name:8} {statistics.median(run['us'] for run in runs):7.1f} µs a row, {ratio:5.2f} times ({runs[0]['rows']:.0f} rows)"
+            f"{name:18} {statistics.median(run['us'] for run in runs):7.1f} µs a row, {ratio:5.2f} times ({runs[0]['rows']:.0f} rows)"
         )
 
 

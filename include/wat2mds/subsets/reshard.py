@@ -81,23 +81,26 @@ class _Packer:
 
     def __init__(self, dataset: Store, place: str, result: Resharded) -> None:
         self._dataset, self._place, self._result = dataset, place, result
-        self._held: list[_Sample] = []
-        self._bytes = 0
+        self._first: _Sample | None = None
+        self._uids: list[str] = []
+        self._units: set[str] = set()
+        self._shard = mds_rows.Joined(SHARD_BYTES)
 
     def add(self, sample: _Sample) -> None:
-        if self._held and (self._bytes + len(sample.data) > SHARD_BYTES or sample.header != self._held[0].header):
+        full = self._shard.size + len(sample.data) > SHARD_BYTES or not self._shard.holds_one_more(sample.header)
+        if self._first is not None and (full or sample.header != self._first.header):
             self.flush()
-        self._held.append(sample)
-        self._bytes += len(sample.data)
+        self._first = self._first or sample
+        self._uids.append(sample.uid)
+        self._units.add(sample.unit)
+        self._shard.add(sample.data)
 
     def flush(self) -> None:
-        if not self._held:
+        if self._first is None:
             return
-        held, self._held, self._bytes = self._held, [], 0
-        units = sorted({sample.unit for sample in held})
-        listed = bytes.fromhex("".join(sample.uid for sample in held))
+        units, listed = sorted(self._units), bytes.fromhex("".join(self._uids))
         name = hashlib.blake2b(json.dumps(units).encode() + listed, digest_size=16).hexdigest()
-        data = mds_rows.joined([sample.data for sample in held], held[0].header)
+        data = self._shard.shard(self._first.header)
         self._dataset.write(f"{self._place}/shards/{name}.mds", data)
         self._dataset.write(f"{self._place}/shards/{name}.uids", listed)
         raw = {"basename": f"shards/{name}.mds", "bytes": len(data), "hashes": {_HASH: xxhash.xxh64(data).hexdigest()}}
@@ -106,12 +109,16 @@ class _Packer:
             "zip_data": None,
             "compression": None,
             "hashes": [_HASH],
-            "samples": len(held),
+            "samples": len(self._uids),
             "size_limit": SHARD_BYTES,
         }
-        self._result.shards.append(held[0].shard | own)
+        self._result.shards.append(self._first.shard | own)
         self._result.sources.append({"uids": f"{self._place}/shards/{name}.uids", "units": units})
-        self._result.copied += len(held)
+        self._result.copied += len(self._uids)
+        self._first = None
+        self._uids.clear()
+        self._units.clear()
+        self._shard.clear()
 
 
 def _kept(dataset: Store, name: str, version: Version, selected: np.ndarray, done: np.ndarray) -> Resharded:
@@ -189,7 +196,7 @@ def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> tuple[bytes
     start = mds_rows.head_bytes(shard["samples"])
     try:
         if shard["zip_data"] is not None or len(rows) >= _WHOLE * shard["samples"]:
-            raw = memoryview(_whole(dataset, shard, name))
+            raw = _whole(dataset, shard, name)
             offsets = mds_rows.bounds(raw, shard)
             return bytes(raw[start : offsets[0]]), [raw[offsets[row] : offsets[row + 1]] for row in rows]
         [head] = dataset.read_ranges(name, [(0, start)])
@@ -202,18 +209,19 @@ def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> tuple[bytes
         raise _damaged(dataset, shard, "is gone") from error
 
 
-def _whole(dataset: Store, shard: dict[str, Any], name: str) -> bytes:
+def _whole(dataset: Store, shard: dict[str, Any], name: str) -> memoryview:
     """A shard's uncompressed bytes, as their hashes have them; the cheapest hash is asked where there are several."""
-    stored = dataset.read(name)
+    stored = dataset.view(name)
     if shard["zip_data"] is None:
         return _checked(stored, shard["raw_data"])
     declare_torchvision_ops()
     from streaming.base.compression import decompress
 
-    return _checked(decompress(shard["compression"], _checked(stored, shard["zip_data"])), shard["raw_data"])
+    packed = bytes(_checked(stored, shard["zip_data"]))
+    return _checked(memoryview(decompress(shard["compression"], packed)), shard["raw_data"])
 
 
-def _checked(data: bytes, info: dict[str, Any]) -> bytes:
+def _checked(data: memoryview, info: dict[str, Any]) -> memoryview:
     known = info["hashes"]
     algorithm = next((kind for kind in ("xxh3_64", "xxh3_128", "xxh64", "xxh128", "xxh32") if kind in known), None)
     if algorithm is not None:
