@@ -61,9 +61,14 @@ class World:
         return Origin(first_of(AnswerTable.load(self.web), folder_source(self.crawl)), port)
 
 
-def draw_world(folder: Path, seed: int = SEED) -> World:
-    """Draw the world into a folder, or open it where it is there already."""
-    made_of = {"seed": seed, "version": WORLD_VERSION}
+def draw_world(folder: Path, seed: int = SEED, images: int = 0, wrong_share: float = 0.5) -> World:
+    """Draw the world into a folder, or open it where it is there already.
+
+    ``images``: so many more in the newer snapshot's first WAT file, ``wrong_share`` of them with the caption of another picture.
+    """
+    made_of: dict[str, float] = {"seed": seed, "version": WORLD_VERSION}
+    if images:
+        made_of |= {"images": images, "wrong_share": wrong_share}
     marker = folder / _MARKER
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == made_of:
         return open_world(folder)
@@ -73,6 +78,8 @@ def draw_world(folder: Path, seed: int = SEED) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     web = Web(seed)
     newer = _newer(web)
+    wrong = round(images * wrong_share)
+    scenes.stock(newer[0], web, images - wrong, wrong)
     older = _older(web, newer)
     write_mirror(folder / "crawl", [_snapshot(newer), _snapshot(older)])
     web.table.save(folder / "web")

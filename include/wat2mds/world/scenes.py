@@ -15,6 +15,7 @@ the demo without its resolver, nobody else's server is asked for anything.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, count
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from wat2mds.world.page import anchor, image
 
 # Sides of the pictures, pixels; none over twice as long as the other, as draw.py asks.
 _SIZES = ((320, 320), (384, 320), (360, 288), (320, 384), (448, 336), (512, 448), (300, 400))
+_STOCK_A_PAGE = 40
 _CC_BY_SA = "https://creativecommons.org/licenses/by-sa/4.0/"
 _CC_BY = "http://creativecommons.org/licenses/by/3.0/de/"
 _CC_ZERO = "https://creativecommons.org/publicdomain/zero/1.0/"
@@ -50,13 +52,16 @@ FOREIGN_CAPTIONS = (
 
 
 class Web:
-    """The demo's web in the making: answers by URL, and pictures that are each shown once."""
+    """The demo's web in the making: answers by URL, and pictures that are each shown once, as long as there are any."""
 
     def __init__(self, seed: int) -> None:
         self.table = AnswerTable()
         pictures = all_pictures()
         self._rng = np.random.default_rng(seed)
-        self._pictures = iter([pictures[i] for i in self._rng.permutation(len(pictures))])
+        first = self._rng.permutation(len(pictures))
+        # Where a world wants more than there are, they come again, drawn otherwise.
+        again = (i for _ in count(1) for i in self._rng.permutation(len(pictures)))
+        self._pictures = (pictures[i] for i in chain(first, again))
         self._numbers = iter(range(1_000_000))
         for host, text in _ROBOTS.items():
             self.table.add(f"https://{host}/robots.txt", answers.robots_txt(text))
@@ -293,6 +298,20 @@ def judged(wat: WatLayout, web: Web, key: str) -> None:
         page.image(url, web.show(url, mark="watermark"), DropReason.WATERMARKED)
     page.image(f"{host}/{key}/own.jpg", web.show(f"{host}/{key}/own.jpg"))
     page.close()
+
+
+def stock(wat: WatLayout, web: Web, right: int, wrong: int) -> None:
+    """Pages of many pictures, those with their own captions before those with another picture's."""
+    host = "https://stock.images.example.net"
+    for start in range(0, right + wrong, _STOCK_A_PAGE):
+        page = wat.page(f"{host}/page/{start // _STOCK_A_PAGE}", "Pictures for every purpose")
+        for number in range(start, min(start + _STOCK_A_PAGE, right + wrong)):
+            url = f"{host}/{number:06d}.jpg"
+            if number < right:
+                page.image(url, web.show(url))
+            else:
+                page.image(url, web.mismatch(url), DropReason.LOW_SIMILARITY)
+        page.close()
 
 
 def foreign_captions(wat: WatLayout, web: Web, key: str) -> None:

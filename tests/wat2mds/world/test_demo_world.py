@@ -285,3 +285,13 @@ def test_captions_wrap_between_words_and_end_in_an_ellipsis() -> None:
     assert wrapped("x" * 100, font, 80, 9)[0] == "x" * len(wrapped("x" * 100, font, 80, 9)[0])
     assert wrapped("short", font, 80, 3) == ["short"]
     assert wrapped("", font, 80, 3) == []
+
+
+def test_an_enlarged_world_reconciles_and_leaves_the_rest_as_it_is(world, tmp_path):
+    larger = draw_world(tmp_path, images=50, wrong_share=0.6)
+    assert [problem for wat in larger.expected.wat_files for problem in wat.problems()] == []
+    before, after = world.expected.of(NEWER)["00000"], larger.expected.of(NEWER)["00000"]
+    assert len(after.uids - before.uids) == 20
+    assert after.drops["filter"]["low_similarity"] - before.drops["filter"]["low_similarity"] == 30
+    assert before.uids < after.uids
+    assert larger.expected.of(NEWER)["00001"] == world.expected.of(NEWER)["00001"]
