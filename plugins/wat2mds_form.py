@@ -113,7 +113,7 @@ PARAMS = {
     "batch": Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9-]+\.\d+\.\d+\.b\d{2,}$",
+        pattern=r"^[A-Za-z0-9-]+\.\d+(\.\d+)?\.b\d{2,}$",
         section=WHAT,
         title="Batch",
         description="A whole batch by its partition key, in place of the three fields above. Empty: the fields above.",
@@ -175,6 +175,22 @@ RETRY_PARAMS = {
     "threads": SHARED_PARAMS["threads"],
     "allowed_failed_share": SHARED_PARAMS["allowed_failed_share"],
 }
+
+
+REFRESH_PARAMS = {
+    "dry_run": Param(
+        False,
+        type="boolean",
+        section=LIMITS,
+        title="Dry run",
+        description="Only say which snapshots would be registered, and why the others would not.",
+    ),
+}
+
+
+def refresh_arguments(context: Context) -> list[str]:
+    """Every new snapshot."""
+    return ["refresh-snapshots", *(["--dry-run"] if context["params"]["dry_run"] else [])]
 
 
 def retry_plan_arguments(context: Context) -> list[str]:

@@ -13,10 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.deploy.rest import AirflowClient
 from wat2mds.reading import temporary_dataset
-from wat2mds.snapshots import Registry
+from wat2mds.snapshots import Registry, read_collinfo
 from wat2mds.store import Layout, Store
 from wat2mds.versions import Version, open_table, read_version
 from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world
@@ -42,7 +44,7 @@ from wat2mds.world.photographs import PhotographWorld, write_photograph_world
 from wat2mds.world.replay import Archive
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
-DAG, IMPORT_DAG, RETRY_DAG = "build_dataset", "build_from_metadata", "retry_downloads"
+DAG, IMPORT_DAG, RETRY_DAG, REFRESH_DAG = "build_dataset", "build_from_metadata", "retry_downloads", "refresh_snapshots"
 BLACKBOOK, PHOTOGRAPHS, BROKEN = "CC-MAIN-2008-18", "CC-MAIN-2020-05", "CC-MAIN-2021-04"
 # Called with host and target of each request; an answer that it returns is given in place of the world's.
 Hook = Callable[[str, str], "Answer | None"]
@@ -58,6 +60,16 @@ class Live:
     world: World
     root: str
     on_request: list[Hook] = field(default_factory=list)
+    refreshed: list[dict[str, Any]] = field(default_factory=list)
+
+    def refresh(self) -> None:
+        """One run of refresh_snapshots; its result."""
+        self.client.wait_for_dag(REFRESH_DAG)
+        self.client.set_paused(REFRESH_DAG, False)
+        run_id = self.client.trigger(REFRESH_DAG)
+        ended = self.client.wait(REFRESH_DAG, run_id, check=self.airflow.check, timeout=300)
+        assert ended["state"] == "success", self.explain(run_id, REFRESH_DAG)
+        self.refreshed.append(self.client.xcom(REFRESH_DAG, run_id, "refresh"))
 
     def layout(self, dataset: str) -> Layout:
         return Layout(self.root, dataset)
@@ -127,8 +139,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     world = draw_world(base / "world")
     root = (base / "store").as_uri()
     registry = Registry(root)
-    for name in (OLDER, NEWER):
-        registry.register(name, collinfo=str(world.collinfo), source=str(world.crawl))
+    # The older snapshot is listed, but its WAT files are not yet.
+    listing = world.crawl / "crawl-data" / OLDER / "wat.paths.gz"
+    hidden = listing.rename(base / listing.name)
     sources: list[Source] = []
     if SHARED.is_dir():
         data = SHARED / "data"
@@ -148,12 +161,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 return made
         return everything(host, target)
 
-    newer = registry.get(NEWER)
-    with Origin(answer) as origin:
+    with Origin(answer) as origin, served(world.crawl) as common_crawl:
         settings = {
+            "WAT2MDS_SOURCE": common_crawl,
+            "WAT2MDS_COLLINFO": f"{common_crawl}/collinfo.json",
+            "WAT2MDS_SNAPSHOT_SEGMENTS": "1",
             "WAT2MDS_DATASET": "demo",
             "WAT2MDS_PROFILE": "demo",
-            "WAT2MDS_SCHEDULE_FROM": newer.start.isoformat(),
+            "WAT2MDS_SCHEDULE_FROM": read_collinfo(str(world.collinfo))[NEWER][0].isoformat(),
             "WAT2MDS_DOWNLOAD__RESOLVER": origin.address,
             "WAT2MDS_DOWNLOAD__PROCESSES": "1",
             "WAT2MDS_DOWNLOAD__HOST_REST": "0.2",
@@ -163,7 +178,29 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         }
         with Launcher(base / "home", root, dags=DAGS, plugins=PLUGINS, settings=settings) as airflow, airflow.client() as client:
             client.wait_for_dag(DAG)
-            yield Live(airflow, client, world, root, hooks)
+            live = Live(airflow, client, world, root, hooks)
+            live.refresh()
+            hidden.rename(listing)
+            live.refresh()
+            yield live
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder over HTTP, as Common Crawl's server gives it: its URL."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *request: Any) -> None:
+            super().__init__(*request, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
 
 
 def write_real_photographs(folder: Path, data: Path) -> PhotographWorld:
@@ -196,6 +233,14 @@ def kill_once(root: str) -> Hook:
                     os.kill(process.pid, signal.SIGKILL)
 
     return hook
+
+
+def test_new_snapshots_are_registered_as_they_appear(live: Live) -> None:
+    first, second = live.refreshed
+    assert (first["listed"], first["registered"]) == (2, [NEWER])
+    assert f"{OLDER}/wat.paths.gz: its WAT files are not listed yet" in first["left"][OLDER]
+    assert (second["known"], second["registered"], second["left"]) == (1, [OLDER], {})
+    assert {NEWER, OLDER} <= {snapshot.id for snapshot in Registry(live.root).snapshots()}
 
 
 def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live: Live) -> None:

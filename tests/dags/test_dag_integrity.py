@@ -15,9 +15,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from tests.airflow_env import DAGS, INCLUDE, PLUGINS
 from wat2mds.settings import profile_names, setting_keys
 from wat2mds.stage_settings import DownloadSettings
-from wat2mds_form import IMPORT_PARAMS, PARAMS, RETRY_PARAMS
+from wat2mds_form import IMPORT_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS
 
-DAG_IDS = {"build_dataset", "build_from_metadata", "retry_downloads"}
+DAG_IDS = {"build_dataset", "build_from_metadata", "refresh_snapshots", "retry_downloads"}
 POOLS = {"default_pool", "downloads", "scoring"}  # made by wat2mds.deploy.launcher
 HEAVY = ["numpy", "pyarrow", "pandas", "torch", "img2dataset", "great_expectations", "streaming", "deltalake", "boto3"]
 
@@ -95,7 +95,7 @@ def test_the_form_agrees_with_the_settings():
 
 
 def test_every_field_of_the_form_is_explained():
-    for name, param in (IMPORT_PARAMS | PARAMS | RETRY_PARAMS).items():
+    for name, param in (IMPORT_PARAMS | PARAMS | RETRY_PARAMS | REFRESH_PARAMS).items():
         assert param.schema.get("title"), f"param {name}: give it a title"
         assert param.description, f"param {name}: give it a description"
         assert param.schema.get("section"), f"param {name}: give it a section"
