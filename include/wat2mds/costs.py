@@ -13,18 +13,9 @@ from dataclasses import dataclass
 from wat2mds.errors import DataError
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.plan import BYTES_PER_IMAGE, IMAGES_PER_CORE_SECOND, PAIRS_PER_WAT
+from wat2mds.reprocess import STAGE_FOLDERS
 from wat2mds.store import Store, join
 
-# In running order, by their folders; the scores are a part of filter of their own: another threshold needs none.
-STAGE_FOLDERS = {
-    "extract": "extract",
-    "download": "download",
-    "scores": "filter/scores",
-    "filter": "filter",
-    "validate": "validate",
-    "convert": "convert",
-    "upload": "upload",
-}
 _MOST = 20  # WAT files that are looked at
 
 
@@ -44,11 +35,14 @@ def past_costs(dataset_url: str) -> dict[str, Cost]:
     found: dict[str, list[Manifest]] = {}
     for place in _works(store):
         for stage, folder in STAGE_FOLDERS.items():
+            if stage == "dedup":
+                continue
             for name in store.names(f"{place}/{folder}")[0]:
                 try:
-                    found.setdefault(stage, []).append(read_manifest(join(store.url, place, folder, name)))
+                    manifest = read_manifest(join(store.url, place, folder, name))
                 except (FileNotFoundError, DataError):  # retention was quicker, or it is no manifest
                     continue
+                found.setdefault(stage, []).append(manifest)
     return {stage: _mean(manifests) for stage, manifests in found.items()}
 
 

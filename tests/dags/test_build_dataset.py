@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
+from airflow.sdk.exceptions import ParamValidationError
 
 from tests.airflow_env import DAGS
 from wat2mds_form import PARAMS, plan_arguments
@@ -83,3 +84,12 @@ def test_a_filled_in_form_is_passed_on():
         "--set=filter.min_similarity=0.3",
         "--set=filter.min_similarity_other=0.3",
     ]
+
+
+def test_settings_without_a_field_are_passed_on_as_written():
+    written = "filter.min_similarity=0.5\n\n download.user_agent_token = x=y "
+    arguments = plan_arguments(context(KEY, settings=written))
+    assert arguments[2:] == ["--set=filter.min_similarity=0.5", "--set=download.user_agent_token = x=y"]
+    PARAMS["settings"].resolve(written)
+    with pytest.raises(ParamValidationError):
+        PARAMS["settings"].resolve("min_similarity 0.5")

@@ -29,10 +29,14 @@ import pytest
 
 from tests.airflow_env import DAGS, PLUGINS
 from tests.conftest import SHARED
+from tests.wat2mds.chain import Chain
+from tests.wat2mds.programs import Programs
 from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.deploy.rest import AirflowClient
+from wat2mds.plan import choose_wat_files, plan_run
 from wat2mds.reading import temporary_dataset
+from wat2mds.settings import load_settings
 from wat2mds.snapshots import Registry, read_collinfo
 from wat2mds.store import Layout, Store
 from wat2mds.versions import Version, open_table, read_version
@@ -62,11 +66,8 @@ class Live:
     on_request: list[Hook] = field(default_factory=list)
     refreshed: list[dict[str, Any]] = field(default_factory=list)
 
-    def refresh(self) -> None:
-        """One run of refresh_snapshots; its result."""
-        self.client.wait_for_dag(REFRESH_DAG)
-        self.client.set_paused(REFRESH_DAG, False)
-        run_id = self.client.trigger(REFRESH_DAG)
+    def refresh(self, run_id: str) -> None:
+        """The end of one run of refresh_snapshots, and its result."""
         ended = self.client.wait(REFRESH_DAG, run_id, check=self.airflow.check, timeout=300)
         assert ended["state"] == "success", self.explain(run_id, REFRESH_DAG)
         self.refreshed.append(self.client.xcom(REFRESH_DAG, run_id, "refresh"))
@@ -108,15 +109,15 @@ class Live:
         found: list[str] = table["uid"].to_pylist()
         return found
 
-    def published_bytes(self, dataset: str, wat_file: str) -> dict[str, str]:
+    def published_bytes(self, dataset: str, wat_file: str, snapshot: str = NEWER) -> dict[str, str]:
         """One WAT file's shards, their index and embeddings by path, and the table's rows but for fetched_at, which is in the
         metadata and outcomes too."""
         url = self.layout(dataset).dataset
         version = read_version(url)
         store = Store(url)
-        (unit,) = [u for u in version.units.values() if (u.snapshot, u.wat_file) == (NEWER, wat_file)]
+        (unit,) = [u for u in version.units.values() if (u.snapshot, u.wat_file) == (snapshot, wat_file)]
         paths = [o.path for o in unit.objects if o.path.startswith(("shards/", "embeddings/")) and "/metadata/" not in o.path]
-        table = open_table(url, version).to_pyarrow_table(filters=[("snapshot", "=", NEWER), ("wat_file", "=", wat_file)])
+        table = open_table(url, version).to_pyarrow_table(filters=[("snapshot", "=", snapshot), ("wat_file", "=", wat_file)])
         rows = table.drop_columns(["fetched_at"]).sort_by("uid").to_pylist()
         assert rows
         found = {path: hashlib.sha256(store.read(path)).hexdigest() for path in paths}
@@ -179,9 +180,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         with Launcher(base / "home", root, dags=DAGS, plugins=PLUGINS, settings=settings) as airflow, airflow.client() as client:
             client.wait_for_dag(DAG)
             live = Live(airflow, client, world, root, hooks)
-            live.refresh()
+            client.wait_for_dag(REFRESH_DAG)
+            client.set_paused(REFRESH_DAG, False)
+            while not (runs := client.runs(REFRESH_DAG)):  # today's
+                airflow.check()
+                time.sleep(0.5)
+            live.refresh(runs[0]["dag_run_id"])
             hidden.rename(listing)
-            live.refresh()
+            live.refresh(client.trigger(REFRESH_DAG))
             yield live
 
 
@@ -306,7 +312,8 @@ def test_a_backfill_builds_one_batch(live: Live) -> None:
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return summary
 
-    assert backfill("--dry-run") == {"dry_run": True, "runs": 1}
+    looked = backfill("--dry-run")
+    assert (looked["dry_run"], looked["batches"]) == (True, {key: {"wat_files": 3, "done": 0, "from": {"extract": 3}}})
     backfill()
     run_id = ""
     while not run_id:
@@ -458,3 +465,71 @@ def test_a_list_of_pairs_is_built_by_its_own_dag(live: Live, shared: Path, tmp_p
     lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
     assert lines["import", "rows"]["entered"] == 40
     assert read_all(live, "lists") == lines["publish", "uploaded"]["left"] > 0
+
+
+def test_a_backfill_from_filter_makes_decisions_and_what_follows(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two snapshots under another threshold: nothing is fetched or scored again, and all is as if built so from the start."""
+    work = Store(f"{live.layout('demo').dataset}/work")
+
+    def manifests() -> dict[str, set[str]]:
+        """By stage, the manifests of both snapshots' WAT files."""
+        found: dict[str, set[str]] = {}
+        for entry in work.walk():
+            parts = entry.path.split("/")
+            if entry.path.endswith(".json") and len(parts) <= 6 and "progress" not in parts and parts[0] in (OLDER, NEWER):
+                found.setdefault("/".join(parts[3:-1]), set()).add(f"{entry.path} {entry.tag}")
+        return found
+
+    for snapshot in (NEWER, OLDER):  # built by the tests above, where these ran
+        if not any(place.startswith(f"{snapshot}/") for stage in manifests().values() for place in stage):
+            live.build(snapshot=snapshot, wat_files="0-2")
+    url = live.layout("demo").dataset
+    similarities = open_table(url, read_version(url)).to_pyarrow_table(columns=["similarity"])["similarity"].to_pylist()
+    least = f"{sorted(similarities)[len(similarities) // 2]:.5f}"
+    overrides = [f"filter.min_similarity={least}", f"filter.min_similarity_other={least}"]
+    before, samples = manifests(), read_version(url).samples
+    while any(backfill["completed_at"] is None for backfill in live.client.backfills(DAG)):
+        time.sleep(1)
+
+    def backfill(*options: str) -> dict[str, Any]:
+        given = [word for override in overrides for word in ("--set", override)]
+        command = [sys.executable, "-m", "wat2mds", "backfill", "--from", OLDER, "--to", NEWER, *given, *options]
+        done = subprocess.run(command, env=live.airflow.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return summary
+
+    looked = backfill("--from-stage", "filter", "--dry-run")
+    assert [batch["from"] for batch in looked["batches"].values()] == [{"filter": 3}, {"filter": 3}]
+    live.client.set_paused(DAG, False)
+    earlier = {run["dag_run_id"] for run in live.client.runs(DAG)}
+    backfill("--from-stage", "filter", "--max-active-runs", "2")
+    made: list[str] = []
+    while len(made) < 2:
+        time.sleep(0.5)
+        live.airflow.check()
+        made = [r["dag_run_id"] for r in live.client.runs(DAG, run_type=["backfill"]) if r["dag_run_id"] not in earlier]
+    for run_id in made:
+        assert live.finish(run_id) == "success", live.explain(run_id)
+
+    after = manifests()
+    for stage in ("extract", "dedup", "download", "filter/scores"):
+        assert after[stage] == before[stage], f"{stage} was made again"
+    for stage in ("filter", "validate", "convert", "upload"):
+        assert len(after[stage] - before[stage]) == 6, f"{stage} was not made for each WAT file"
+    assert read_version(url).samples < samples
+
+    # The same from the start, by the same commands, without Airflow.
+    for name, value in live.airflow.environment().items():
+        if name.startswith("WAT2MDS_"):
+            monkeypatch.setenv(name, value)
+    with Programs() as programs:
+        chain = Chain(live.root, "", programs)
+        for snapshot in (NEWER, OLDER):
+            chosen = choose_wat_files(Registry(live.root), partition_key=None, snapshot=snapshot, segment="0", wat_files="0-2")
+            chain.run(plan_run(live.root, "afresh", load_settings(None, overrides), chosen))
+    units = read_version(live.layout("afresh").dataset).units
+    assert len(units) == 6
+    for unit in units.values():
+        fresh = live.published_bytes("afresh", unit.wat_file, unit.snapshot)
+        assert fresh == live.published_bytes("demo", unit.wat_file, unit.snapshot)
