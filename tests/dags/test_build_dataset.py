@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,7 @@ def test_settings_without_a_field_are_passed_on_as_written():
     written = "filter.min_similarity=0.5\n\n download.user_agent_token = x=y "
     arguments = plan_arguments(context(KEY, settings=written))
     assert arguments[2:] == ["--set=filter.min_similarity=0.5", "--set=download.user_agent_token = x=y"]
-    PARAMS["settings"].resolve(written)
+    field = copy.deepcopy(PARAMS["settings"])  # resolving keeps the value
+    field.resolve(written)
     with pytest.raises(ParamValidationError):
-        PARAMS["settings"].resolve("min_similarity 0.5")
+        field.resolve("min_similarity 0.5")
