@@ -315,6 +315,7 @@ def test_a_backfill_builds_one_batch(live: Live) -> None:
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return summary
 
+    live.client.set_paused(DAG, False)
     looked = backfill("--dry-run")
     assert (looked["dry_run"], looked["batches"]) == (True, {key: {"wat_files": 3, "done": 0, "from": {"extract": 3}}})
     backfill()
