@@ -113,6 +113,9 @@ class Deployment(BaseModel):
     snapshot_segments: int = Field(
         100, ge=1, description="segments of a whole snapshot: one that lists fewer is left for the next day's refresh"
     )
+    maintain_removes: bool = Field(
+        False, description="whether the weekly runs of the DAG maintain remove what they find; false: they list it"
+    )
     store_timeout: float = Field(120, gt=0, description="seconds for one request to an object store, its answer included")
     store_retries: int = Field(
         10, ge=0, description="further tries of a request that an object store failed (5xx, SlowDown, reset)"

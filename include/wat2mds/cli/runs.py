@@ -24,6 +24,7 @@ from wat2mds.layout import join, progress_path
 from wat2mds.plan import choose_wat_files, estimate, parse_ranges, plan_run, require_import_name
 from wat2mds.report import make_report, require_green
 from wat2mds.reprocess import forget_lost
+from wat2mds.retention import mark_planned
 from wat2mds.settings import FIRST_STAGES, Settings, deployment
 from wat2mds.snapshots import Registry
 from wat2mds.store import Store
@@ -96,6 +97,7 @@ def _hand_on(units: list[plans.WatUnit], settings: Settings) -> None:
     """The end of either plan: where it leads, and the units for the tasks that follow."""
     log.info("dataset %s, profile %s, settings %s", units[0]["dataset"], settings.profile, units[0]["settings"])
     for unit in units:
+        mark_planned(unit)
         if lost := forget_lost(unit):
             log.warning(
                 "WAT file %s: intermediate files of %s are gone (retention) and are needed: made again",
