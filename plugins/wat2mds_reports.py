@@ -1,7 +1,7 @@
 """Reports and manifests in Airflow's web UI: the pages of the store's ``reports/``, and the links from tasks to theirs.
 
 In: the deployment's store, ``WAT2MDS_ROOT``. Out: ``/wat2mds/reports/<dataset>/<page>.html`` and
-``/wat2mds/manifests/<dataset>/…/<digest>.json``, for signed-in users only. Guaranteed: nothing but a dataset's pages and manifests is served,
+``/wat2mds/manifests/<dataset>/…/<digest>.json``, for who is signed in. Guaranteed: nothing but a dataset's pages and manifests is served,
 whatever the path says; the application is made on its first request, since what it imports costs two seconds that only the api-server has
 to spend. A store on S3 is read with the api-server's own AWS_ variables or role.
 What does not belong here: what the pages say (``wat2mds.quality``).
