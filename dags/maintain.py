@@ -23,7 +23,7 @@ Clear the task: each part stands alone, and what was removed is not missed. Airf
 not in `airflow.cfg`, the task `database` is skipped until there is a connection `wat2mds_airflow_db` with the URL as its password.
 
 ### Reads, writes, costs
-Lists all objects of the dataset; a listing of a million objects takes some minutes and, on S3, a thousand requests.
+Lists all objects of the dataset: of a million that takes some minutes, and S3 bills a thousand listings.
 """
 
 from __future__ import annotations
