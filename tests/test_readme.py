@@ -39,8 +39,8 @@ def test_every_option_that_it_shows_exists() -> None:
 
 
 def test_the_two_commands_exist_and_the_first_paragraph_is_one_sentence() -> None:
-    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    for command in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
+    targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for command in re.findall(r"^make ([a-z-]+)", TEXT, re.MULTILINE):
         assert command in targets
     first = TEXT.split("\n\n")[1]
     assert first.count(". ") == 0
