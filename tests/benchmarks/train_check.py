@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.train_check [FOLDER]
 
-Input: the demo world enlarged by 2,400 images, six in ten of them with another picture's caption, built through the stages once and
+Input: the demo world enlarged by 3,000 images, half of them with another picture's caption, built through the stages once and
 published filtered and unfiltered; a folder that holds it already is used. A seed is the model's and the order of the samples. Accuracy:
 zero-shot, 37 classes (a colour on a background) of 10 held-out pictures each. Goal: each margin between means beyond the largest spread
 of a kind.

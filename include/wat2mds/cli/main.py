@@ -22,6 +22,7 @@ from wat2mds.cli import (
     models,
     runs,
     schedule,
+    search,
     stages,
     subsets,
     training,
@@ -53,6 +54,7 @@ for module in (
     versions,
     subsets,
     training,
+    search,
     ledger,
     worlds,
 ):

@@ -12,7 +12,7 @@ from wat2mds.errors import ConfigError, DataError
 from wat2mds.settings import deployment
 from wat2mds.store import Layout
 
-STEPS = 150
+STEPS = 400
 
 
 def register(app: typer.Typer) -> None:
