@@ -30,7 +30,8 @@ def serve(
         typer.Option(help="Name of a kNN index to serve; may be repeated. Default: all that the dataset has.", metavar="NAME"),
     ] = None,
     version: Annotated[
-        int | None, typer.Option("--version", help="Version of the dataset. Default: the newest that has an index.", min=1, metavar="N")
+        int | None,
+        typer.Option("--version", help="Version of the dataset. Default: the newest that has an index.", min=1, metavar="N"),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other than loopback lets other machines in.", metavar="ADDRESS")
@@ -38,18 +39,23 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)] = PORT,
     host_name: Annotated[
         list[str] | None,
-        typer.Option(help="Name by which browsers call the service; may be repeated. On loopback: localhost besides.", metavar="NAME"),
+        typer.Option(
+            help="Name by which browsers call the service; may be repeated. On loopback: localhost besides.", metavar="NAME"
+        ),
     ] = None,
     proxy: Annotated[
         str | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded-For is believed.", metavar="ADDRESS")
     ] = None,
-    rate: Annotated[float, typer.Option(help="Requests a second that one client may make; a stored image is a tenth.", min=0.1)] = 20.0,
+    rate: Annotated[
+        float, typer.Option(help="Requests a second that one client may make; a stored image is a tenth.", min=0.1)
+    ] = 20.0,
     max_body: Annotated[int, typer.Option(help="Most bytes of a request.", min=1024)] = 10 << 20,
     max_pixels: Annotated[int, typer.Option(help="Most pixels of an image that is searched for.", min=1024)] = 25_000_000,
     cache: Annotated[
         str | None,
         typer.Option(
-            help="Folder where the version's metadata is kept for the next start. Default: a temporary one, made anew.", metavar="DIR"
+            help="Folder where the version's metadata is kept for the next start. Default: a temporary one, made anew.",
+            metavar="DIR",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the CLIP model runs: auto, cpu, cuda or cuda:N.")] = "auto",
@@ -66,7 +72,9 @@ def serve(
     url = Layout(store_root(root), dataset or deployment().dataset).dataset
     token = deployment().serve_token or secrets.token_urlsafe(24)
     if len(token) < 16 or not token.isascii():
-        raise ConfigError("WAT2MDS_SERVE_TOKEN is guessed too easily: at least 16 ASCII characters, e.g. of `openssl rand -hex 24`")
+        raise ConfigError(
+            "WAT2MDS_SERVE_TOKEN is guessed too easily: at least 16 ASCII characters, e.g. of `openssl rand -hex 24`"
+        )
     names = [name.lower() for name in host_name or ()]
     local = _is_loopback(host)
     with contextlib.ExitStack() as stack:
@@ -99,7 +107,9 @@ def serve(
         mine = "" if deployment().serve_token else f"#token={token}"
         typer.echo(f"{', '.join(collections.names)} of {url}: {shown}{mine}", err=True)
         if not local:
-            typer.echo("Other machines can read what is served, and nothing is encrypted: put a proxy with TLS before it.", err=True)
+            typer.echo(
+                "Other machines can read what is served, and nothing is encrypted: put a proxy with TLS before it.", err=True
+            )
         try:
             server.run(sockets=[socket])
         finally:

@@ -1,6 +1,7 @@
 """What the service answers: the models that its OpenAPI description shows.
 
-In: what was found. Out: pydantic models. Guaranteed: every sample that is shown names the version that it is of. What does not belong here: finding.
+In: what was found. Out: pydantic models. Guaranteed: every sample that is shown names the version that it is of. What does not
+belong here: finding.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Shown(BaseModel):
     def of(cls, collection: Collection, row: Row, score: float | None = None, folded: int = 0) -> Shown:
         own = {name: row[name] for name in cls.model_fields if name in row}
         ratio = _ratio(row, bordered=collection.bordered)
-        return cls(**own, image=f"images/{row['uid']}", score=score, folded=folded, ratio=ratio, version=collection.version.number)
+        return cls(
+            **own, image=f"images/{row['uid']}", score=score, folded=folded, ratio=ratio, version=collection.version.number
+        )
 
     @classmethod
     def sample(cls, collection: Collection, sample: Sample) -> Shown:

@@ -1,7 +1,7 @@
 """The page's protocol, which is anybody's who reads: search, one sample, its image, an image's embedding.
 
-In: requests. Out: JSON (``answers.py``) and stored images. Guaranteed: nothing is written; a uid is 32 hex digits before it is looked up.
-What does not belong here: clip-retrieval's protocol (``peer.py``), changes (``changes.py``).
+In: requests. Out: JSON (``answers.py``) and stored images. Guaranteed: nothing is written; a uid is 32 hex digits before it is
+looked up. What does not belong here: clip-retrieval's protocol (``peer.py``), changes (``changes.py``).
 """
 
 from __future__ import annotations
@@ -110,5 +110,8 @@ def _index(collection: Collection) -> Index:
 
 _IMAGE_BODY = {
     "required": True,
-    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "image/webp", "image/gif")},
+    "content": {
+        kind: {"schema": {"type": "string", "format": "binary"}}
+        for kind in ("image/jpeg", "image/png", "image/webp", "image/gif")
+    },
 }

@@ -1,7 +1,7 @@
 """The search service's app.
 
-In: collections and options. Out: a FastAPI app, with its OpenAPI description at ``/openapi.json``. Guaranteed: an answer to a wrong request does not repeat
-what was sent. What does not belong here: the process that serves it (``cli/serve.py``).
+In: collections and options. Out: a FastAPI app, with its OpenAPI description at ``/openapi.json``. Guaranteed: an answer to a wrong
+request does not repeat what was sent. What does not belong here: the process that serves it (``cli/serve.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """From what a request says to what it means: the index that it names, what its query finds, the picture that it sends.
 
-In: a request's fields. Out: what was asked for, or HTTPException with a reason that says what to do. What does not belong here: routes.
+In: a request's fields. Out: what was asked for, or HTTPException with a reason that says what to do. What does not belong here:
+routes.
 """
 
 from __future__ import annotations

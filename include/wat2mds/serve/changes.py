@@ -1,9 +1,9 @@
 """What wants the token: a result saved as a subset, an image reported.
 
-In: requests with ``Authorization: Bearer TOKEN``. Out: a subset (``subsets/``); a report,
-``reports/takedown/<uid>-<reason>.json`` in the dataset's folder, which who decides on takedowns reads. Guaranteed: nothing that is there is changed or removed; a
-report holds the uid, the reason, the version and the time, and nothing of the sample's content or of the person; the same report
-twice is one. What does not belong here: taking down.
+In: requests with ``Authorization: Bearer TOKEN``. Out: a subset (``subsets/``); a report, ``reports/takedown/<uid>-<reason>.json``
+in the dataset's folder, which who decides on takedowns reads. Guaranteed: nothing that is there is changed or removed; a report
+holds the uid, the reason, the version and the time, and nothing of the sample's content or of the person; the same report twice is
+one. What does not belong here: taking down.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def changes_router(collections: Collections, options: Options, metrics: Metrics)
 def _source(wish: SubsetWish, collection: Collection) -> str:
     """For the subset's card, in which no markup of a stranger's may stand."""
     if wish.query.text:
-        words = re.sub(r"[^\w ]+", " ", wish.query.text)[:100].strip()
+        words = " ".join(re.sub(r"[^\w ]+", " ", wish.query.text)[:100].split())
         what = f"the nearest to the words: {words}"
     elif wish.query.uid:
         what = f"the nearest to the sample {wish.query.uid}"

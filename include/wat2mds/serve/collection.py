@@ -1,7 +1,7 @@
 """What the service answers from: each kNN index of the dataset, with the rows, images and model that belong to it.
 
-In: a dataset's URL and a folder for what is made when it starts. Out: ``Collections``. Guaranteed: an index is only ever joined with the metadata and shards
-of its own version. What does not belong here: searching.
+In: a dataset's URL and a folder for what is made when it starts. Out: ``Collections``. Guaranteed: an index is only ever joined
+with the metadata and shards of its own version. What does not belong here: searching.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Collections:
             if name not in newest:
                 raise ConfigError(f"{dataset_url} has no index {name!r}.{nearest(name, newest)}")
         # The best first: who asks for none in particular gets the one that finds most.
-        chosen = sorted((r for r in newest.values() if not names or r.name in names), key=lambda r: (-r.version, -r.recall, r.name))
+        chosen = sorted(
+            (r for r in newest.values() if not names or r.name in names), key=lambda r: (-r.version, -r.recall, r.name)
+        )
         if not chosen:
             of = f" of version {version}" if version is not None else ""
             raise ConfigError(f"{dataset_url} has no kNN index{of}: `wat2mds index build` makes one")
@@ -66,7 +68,9 @@ class Collections:
             if model not in encoders:
                 encoders[model] = Encoder(*model, device)
             if encoders[model].dim != record.dim:
-                raise DataError(f"index {record.name} holds vectors of {record.dim} floats, {record.clip_model} makes {encoders[model].dim}")
+                raise DataError(
+                    f"index {record.name} holds vectors of {record.dim} floats, {record.clip_model} makes {encoders[model].dim}"
+                )
             if record.version not in versions:
                 stated = read_version(dataset_url, record.version)
                 versions[record.version] = (stated, self._rows(folder, stated), Images(dataset_url, stated))

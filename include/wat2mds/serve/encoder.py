@@ -1,7 +1,7 @@
 """The CLIP model that an index was made with, which makes queries of texts and images.
 
-In: the model's name and weights. Out: vectors of norm 1. Guaranteed: one query is encoded at a time: threads of one process would only take
-each other's cores. What does not belong here: the model (``models/clip.py``).
+In: the model's name and weights. Out: vectors of norm 1. Guaranteed: one query is encoded at a time: threads of one process would
+only take each other's cores. What does not belong here: the model (``models/clip.py``).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Conditions that a client may set on samples, and their SQL.
 
-In: a query's fields, each with its bounds. Out: ``Condition``, SQL with its values apart, for the rows' file, or as a subset's predicate.
-Guaranteed: SQL texts are those of this module; a client's values are bound as parameters, or, in a predicate, are of a pattern that holds
-no quote. What does not belong here: which samples are near a query.
+In: a query's fields, each with its bounds. Out: ``Condition``, SQL with its values apart, for the rows' file, or as a subset's
+predicate. Guaranteed: SQL texts are those of this module; a client's values are bound as parameters, or, in a predicate, are of a
+pattern that holds no quote. What does not belong here: which samples are near a query.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,8 +22,11 @@ Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,253}$")]
 Uid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Value = str | float | int
 
-# Of a predicate over the metadata table, which has no column of hosts.
-_HOST_OF_URL = "lower(regexp_extract(url, '^[a-z]+://([^/:?#]+)', 1))"
+_OWN_COLUMNS = {
+    "host": "lower(regexp_extract(url, '^[a-zA-Z]+://([^/:?#]+)', 1))",
+    "short_side": "least(original_width, original_height)",
+}
+_OWN_COLUMN = re.compile(r"\b(" + "|".join(_OWN_COLUMNS) + r")\b")
 # What may be set in several values, and is counted: field to column.
 FACETS = {"language": "language", "license": "license_type", "host": "host"}
 SIDES = (256, 512, 1024)
@@ -80,12 +84,12 @@ class Condition:
         return [value for _, values in self.parts for value in values]
 
     def predicate(self) -> str:
-        """The same as a subset's condition over the metadata table."""
+        """The same as a subset's condition over the metadata table, which has neither column of the rows' own."""
         texts = []
         for text, values in self.parts:
-            own = text.replace("short_side", "least(original_width, original_height)").replace("host", _HOST_OF_URL)
-            pieces = own.split("?")
-            texts.append("(" + "".join(a + b for a, b in zip(pieces, [*map(_literal, values), ""], strict=True)) + ")")
+            pieces = [_OWN_COLUMN.sub(lambda found: _OWN_COLUMNS[found[0]], piece) for piece in text.split("?")]
+            filled = "".join(a + b for a, b in zip(pieces, [*map(_literal, values), ""], strict=True))
+            texts.append(f"({filled})")
         return " AND ".join(texts) or "true"
 
 

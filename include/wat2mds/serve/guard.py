@@ -1,12 +1,12 @@
 """What stands before every request and after every answer: limits, and headers that tell a browser what the page may do.
 
-In: requests as they come. Out: the same, their bodies whole, or a refusal. Guaranteed: no handler sees a request for another host, from another site's
-page, beyond a client's rate, or with a body that is too large or does not arrive; every answer has the headers. What does not belong here: tokens
-(``changes.py``), limits of single fields (their models).
+In: requests as they come. Out: the same, their bodies whole, or a refusal. Guaranteed: no handler sees a request for another host,
+from another site's page, beyond a client's rate, or with a body that is too large or does not arrive; every answer has the headers.
+What does not belong here: tokens (``changes.py``), limits of single fields (their models).
 
-A page of another site can make a browser send forms, and whatever a form can send, to this service. So what is sent, and not only read, must come from
-the service's own page (``Origin``, ``Sec-Fetch-Site``) or from no page at all; and what changes something must be JSON with the token in a
-header, which no form can send.
+A page of another site can make a browser send forms, and whatever a form can send, to this service. So what is sent, and not only
+read, must come from the service's own page (``Origin``, ``Sec-Fetch-Site``) or from no page at all; and what changes something must
+be JSON with the token in a header, which no form can send.
 """
 
 from __future__ import annotations

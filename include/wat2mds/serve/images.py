@@ -1,7 +1,7 @@
 """Stored images, read from a version's MDS shards by ranges: one sample's bytes, not its shard.
 
-In: a version and a row's shard and place in it. Out: the image's bytes, and their type. Guaranteed: shards that the version's index does not
-name are not read; the bytes are those of the sample with that uid. What does not belong here: images that a client sends.
+In: a version and a row's shard and place in it. Out: the image's bytes, and their type. Guaranteed: shards that the version's index
+does not name are not read; the bytes are those of the sample with that uid. What does not belong here: images that a client sends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Prometheus' figures of one service, and its log.
 
-In: requests and work, as they happen. Out: ``/metrics`` in Prometheus' text form. Guaranteed: labels are routes, methods and statuses, whose number is
-bounded whatever is asked for; nothing of what people search for. What does not belong here: figures of the dataset.
+In: requests and work, as they happen. Out: ``/metrics`` in Prometheus' text form. Guaranteed: labels are routes, methods and
+statuses, whose number is bounded whatever is asked for; nothing of what people search for. What does not belong here: figures of
+the dataset.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Metrics:
         self._work = Histogram(
             "wat2mds_serve_work_seconds", "time of a request's parts", ["part"], buckets=_SECONDS, registry=self.registry
         )
-        self.refused = Counter("wat2mds_serve_refused", "requests refused before they were looked at", ["why"], registry=self.registry)
+        self.refused = Counter(
+            "wat2mds_serve_refused", "requests refused before they were looked at", ["why"], registry=self.registry
+        )
         samples = Gauge("wat2mds_serve_samples", "samples of an index", ["index", "version"], registry=self.registry)
         for name in collections.names:
             collection = collections.get(name)

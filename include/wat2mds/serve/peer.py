@@ -1,11 +1,11 @@
 """clip-retrieval's protocol (2.45, clip_back.py), so that its ``ClipClient`` and what is written for it can ask this service.
 
-In: ``/knn-service``, ``/metadata``, ``/indices-list``. Out: its JSON. Guaranteed: nothing is fetched for a client: ``image_url`` is refused, since this
-service asks no other host. What does not belong here: the page's protocol (``api.py``).
+In: ``/knn-service``, ``/metadata``, ``/indices-list``. Out: its JSON. Guaranteed: nothing is fetched for a client: ``image_url`` is
+refused, since this service asks no other host. What does not belong here: the page's protocol (``api.py``).
 
-What differs: ids are numbers of this service's rows of one version, not for keeping (``uid`` is, and is there too); near-duplicates are those of
-``phash_group``, not of the embeddings; unsafe samples are hidden by their stored score; ``aesthetic_score`` and ``use_mclip`` have no effect, as with a
-clip-retrieval that has neither model.
+What differs: ids are numbers of this service's rows of one version, not for keeping (``uid`` is, and is there too); near-duplicates
+are those of ``phash_group``, not of the embeddings; unsafe samples are hidden by their stored score; ``aesthetic_score`` and
+``use_mclip`` have no effect, as with a clip-retrieval that has neither model.
 """
 
 from __future__ import annotations
@@ -66,13 +66,14 @@ def peer_router(collections: Collections, options: Options, metrics: Metrics) ->
         """The nearest samples; the first ``num_images`` with metadata, up to ``num_result_ids`` in all."""
         collection = collection_of(collections, asked.indice_name)
         if asked.image_url:
-            raise HTTPException(400, "image_url is not fetched: this service asks no other host; send the image itself, as base64")
+            raise HTTPException(
+                400, "image_url is not fetched: this service asks no other host; send the image itself, as base64"
+            )
         query = _query(asked, collection.encoder, options)
         limit = max(asked.num_images, asked.num_result_ids or 0)
         found = found_of(collection, query, metrics, 0, limit, facets=False)
         return [
-            (_metadata(sample.row) if place < asked.num_images else {})
-            | {"id": sample.row["number"], "similarity": sample.score}
+            (_metadata(sample.row) if place < asked.num_images else {}) | {"id": sample.row["number"], "similarity": sample.score}
             for place, sample in enumerate(found.samples)
         ]
 

@@ -1,8 +1,9 @@
 """Images that a client sends, decoded with care: what is searched for, never what is stored.
 
-In: bytes from anybody. Out: a PIL image in RGB, upright. Guaranteed: type and size are those of the header before anything is decoded; no more
-pixels than the limit are decoded; whatever a decoder raises is a ``BadPicture``; one is decoded at a time. What does not belong here: the images of
-the dataset (``images.py``); what download does with the web's (``stages/download``), whose rules these follow.
+In: bytes from anybody. Out: a PIL image in RGB, upright. Guaranteed: type and size are those of the header before anything is
+decoded; no more pixels than the limit are decoded; whatever a decoder raises is a ``BadPicture``; one is decoded at a time. What
+does not belong here: the images of the dataset (``images.py``); what download does with the web's (``stages/download``), whose
+rules these follow.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """One search: the nearest samples, filtered, near-duplicates folded, counted, a page of them.
 
-In: a collection and a query. Out: ``Found``. Guaranteed: the same query gives the same samples, so that pages fit together; a sample is in the
-result once; memory is bounded by the largest pool. What does not belong here: HTTP.
+In: a collection and a query. Out: ``Found``. Guaranteed: the same query gives the same samples, so that pages fit together; a
+sample is in the result once; memory is bounded by the largest pool. What does not belong here: HTTP.
 
-An index knows nothing of conditions. So a pool of the nearest is taken and filtered, and a larger one where that leaves too few; what is
-beyond the largest pool is not found, and the answer says so. Without text, image, embedding or uid the pool is all samples, by uid, which is a hash: any
-sample is as likely to come first.
+An index knows nothing of conditions. So a pool of the nearest is taken and filtered, and a larger one where that leaves too few;
+what is beyond the largest pool is not found, and the answer says so. Without text, image, embedding or uid the pool is all samples,
+by uid, which is a hash: any sample is as likely to come first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Sample:
 @dataclass(frozen=True)
 class Found:
     """``samples``: the page's. ``total``: of all pages; ``considered``: samples that were compared with the conditions, all there are where
-    ``complete``; ``hidden``: unsafe ones that were left out. ``facets``: for each field its values and how many samples each would leave."""
+    ``complete``; ``hidden``: unsafe ones that were left out. ``facets``: of each field its values and how many samples each leaves."""
 
     samples: list[Sample]
     total: int
@@ -125,9 +125,7 @@ def search(
     )
 
 
-def _nearest(
-    collection: Collection, query: Query, vector: NDArray[np.float32] | None, size: int
-) -> dict[str, float] | None:
+def _nearest(collection: Collection, query: Query, vector: NDArray[np.float32] | None, size: int) -> dict[str, float] | None:
     """Scores by uid, the nearest first."""
     if vector is None:
         return None

@@ -1,8 +1,8 @@
 """A version's metadata in a local file, made when the service starts and only read from then on.
 
-In: a dataset and a version. Out: ``Rows``: samples by uid, by number, by condition, and counts. Guaranteed: the file is written once, whole,
-and opened read-only; memory is one batch of rows and SQLite's cache; numbers are 0 to n - 1 and the same for the same version.
-What does not belong here: the metadata table itself (``versions.py``).
+In: a dataset and a version. Out: ``Rows``: samples by uid, by number, by condition, and counts. Guaranteed: the file is written
+once, whole, and opened read-only; memory is one batch of rows and SQLite's cache; numbers are 0 to n - 1 and the same for the same
+version. What does not belong here: the metadata table itself (``versions.py``).
 
 SQLite, because what is asked for most is a thousand samples by uid: a lookup in its B-tree costs the same at any size.
 """
@@ -45,10 +45,12 @@ def build_rows(dataset_url: str, version: Version, path: Path) -> None:
     try:
         database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")
         database.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {', '.join(names)})")
-        insert = f"INSERT INTO rows VALUES ({', '.join('?' * (len(names) + 1))})"  # noqa: S608: no value is in the text
+        insert = f"INSERT INTO rows VALUES ({', '.join('?' * (len(names) + 1))})"
         table = open_table(dataset_url, version).to_pyarrow_dataset()
         number = 0
-        for batch in table.scanner(columns=list(COLUMNS), batch_size=_BATCH, batch_readahead=2, fragment_readahead=1).to_batches():
+        for batch in table.scanner(
+            columns=list(COLUMNS), batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
+        ).to_batches():
             database.executemany(insert, ((number + n, *values) for n, values in enumerate(_values(batch))))
             number += batch.num_rows
         database.execute("CREATE UNIQUE INDEX by_uid ON rows (uid)")
@@ -82,16 +84,18 @@ class Rows:
         return [
             dict(row)
             for row in self._ask(
-                f"SELECT * FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?",  # noqa: S608: texts of ours
+                f"SELECT * FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?",
                 [*values, *condition.values, limit],
             )
         ]
 
-    def counts(self, column: str, condition: Condition, among: Sequence[str] | None, limit: int, most: int) -> list[tuple[Any, int]]:
+    def counts(
+        self, column: str, condition: Condition, among: Sequence[str] | None, limit: int, most: int
+    ) -> list[tuple[Any, int]]:
         """The ``most`` frequent values of a column, among the first ``limit`` rows for which the condition holds."""
         source, values = _pool(among)
         rows = self._ask(
-            f"SELECT {column}, count(*) AS n FROM (SELECT {column} FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)"  # noqa: S608
+            f"SELECT {column}, count(*) AS n FROM (SELECT {column} FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)"
             " GROUP BY 1 ORDER BY n DESC, 1 LIMIT ?",
             [*values, *condition.values, limit, most],
         )
@@ -100,7 +104,7 @@ class Rows:
     def size(self, condition: Condition, among: Sequence[str] | None, limit: int) -> int:
         """How many rows the condition holds for, at most ``limit``."""
         source, values = _pool(among)
-        sql = f"SELECT count(*) FROM (SELECT 1 FROM rows WHERE {source} AND {condition.sql} LIMIT ?)"  # noqa: S608: texts of ours
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM rows WHERE {source} AND {condition.sql} LIMIT ?)"
         return int(self._ask(sql, [*values, *condition.values, limit])[0][0])
 
     def side_counts(self, condition: Condition, among: Sequence[str] | None, limit: int) -> list[tuple[int, int]]:
@@ -108,7 +112,7 @@ class Rows:
         source, values = _pool(among)
         sums = ", ".join(f"sum(short_side >= {side})" for side in SIDES)
         [row] = self._ask(
-            f"SELECT {sums} FROM (SELECT short_side FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)",  # noqa: S608
+            f"SELECT {sums} FROM (SELECT short_side FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)",
             [*values, *condition.values, limit],
         )
         return [(side, int(n or 0)) for side, n in zip(SIDES, row, strict=True)]
