@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
 from tests.wat2mds.stages.filter.drawings import Drawn, download_unit, under
 from wat2mds.models.tiny_data import split_pictures, stored_jpegs
@@ -63,7 +65,7 @@ def pictures() -> list[Picture]:
 def drawn_pairs(shown: list[Picture]) -> list[Drawn]:
     """As pairs from five hosts, with licences and pages; every thirtieth picture is there twice, the copy with a
     caption in German."""
-    jpegs = stored_jpegs([(picture, n, "keep_ratio" if n % 2 else "border") for n, picture in enumerate(shown)])
+    jpegs = stored_jpegs([(picture, n, "keep_ratio") for n, picture in enumerate(shown)])
     pairs = []
     for n, (picture, jpeg) in enumerate(zip(shown, jpegs, strict=True)):
         license_url, kind, version = LICENSES[n % 3]
@@ -74,7 +76,8 @@ def drawn_pairs(shown: list[Picture]) -> list[Drawn]:
             "license_version": version,
         }
         text = caption(picture)
-        sides = (300 * (1 + n % 4), 300 * (1 + n % 4))
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        sides = (width * (1 + n % 5), height * (1 + n % 5))
         pairs.append(Drawn(f"https://images{n % 5}.example.org/{n}.jpg", text, jpeg, sides, page))
         if n % 30 == 0:
             pairs.append(

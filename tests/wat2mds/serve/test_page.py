@@ -164,7 +164,7 @@ def test_an_image_is_chosen_and_dropped(opened: Callable[..., Page], served: Ser
 
 def test_filters_with_counts(opened: Callable[..., Page]) -> None:
     page = opened()
-    expect(page.locator("#status")).to_contain_text("likely unsafe hidden")
+    expect(page.locator("#status")).to_contain_text("unsafe hidden")
     choice = page.locator("label.choice", has_text="by-sa")
     count = choice.locator(".count").inner_text()
     with page.expect_response("**/api/search"):

@@ -61,10 +61,10 @@ function showQuery() {
 function showAnswer() {
   const { samples, total, complete, hidden, page, pages } = answer;
   const folded = samples.reduce((sum, one) => sum + one.folded, 0);
-  const parts = [`${complete ? "" : "more than "}${grouped(total)} ${total === 1 ? "sample" : "samples"}`];
-  if (!complete) parts[0] = `the nearest ${grouped(total)} samples`;
-  if (folded) parts.push(`${grouped(folded)} near-duplicates folded on this page`);
-  if (hidden) parts.push(`${grouped(hidden)} likely unsafe hidden`);
+  const counted = `${grouped(total)} ${total === 1 ? "sample" : "samples"}`;
+  const parts = [complete ? counted : `the nearest ${counted}`];
+  if (folded) parts.push(`${grouped(folded)} copies folded here`);
+  if (hidden) parts.push(`${grouped(hidden)} unsafe hidden`);
   say(parts.join(" · "));
   byId("save").hidden = !about.writable || !total;
   byId("version").textContent = `${about.dataset}, version ${answer.version}.`;
