@@ -110,10 +110,9 @@ def serve(
             typer.echo(
                 "Other machines can read what is served, and nothing is encrypted: put a proxy with TLS before it.", err=True
             )
-        try:
+        # uvicorn ends in good order when it is interrupted, and then interrupts once more.
+        with contextlib.closing(socket), contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[socket])
-        finally:
-            socket.close()
         emit({"dataset": url, "indices": collections.names, "version": collections.default.version.number, "url": shown})
 
 
