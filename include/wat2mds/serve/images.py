@@ -41,6 +41,8 @@ class Images:
         try:
             if entry["compressed"]:
                 raise ValueError("is stored compressed, so that single images cannot be read from it")
+            if not 0 <= row < entry["samples"]:
+                raise ValueError("has no such row")
             sample = mds_rows.read_sample(_ObjectFile(self._store, shard), entry, row)
             layout = mds_rows.Layout(entry)
             found, image = layout.value(sample, "uid").decode(), layout.value(sample, "jpg")

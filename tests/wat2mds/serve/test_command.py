@@ -16,6 +16,7 @@ from wat2mds.cli.main import run as command
 from wat2mds.settings import child_environment
 
 
+@pytest.mark.timeout(900)  # it loads what the service loads, once more
 def test_it_serves_until_it_is_interrupted(served: Served) -> None:
     root, _, name = served.dataset.rpartition("/datasets/")
     started = [sys.executable, "-m", "wat2mds", "serve", "--root", root, "--dataset", name, "--port", "0", "--device", "cpu"]
