@@ -23,6 +23,7 @@ from wat2mds.cli import (
     runs,
     schedule,
     search,
+    serve,
     stages,
     subsets,
     training,
@@ -55,6 +56,7 @@ for module in (
     subsets,
     training,
     search,
+    serve,
     ledger,
     worlds,
 ):
