@@ -19,20 +19,26 @@ _PACKAGE = "img2dataset"
 
 
 def _downloader() -> ModuleType:
-    """``img2dataset.downloader``. Whoever imports the whole package in this process later has it whole, but for reports to wandb."""
+    """``img2dataset.downloader``, of which nobody else knows: whoever imports the package in this process has another, whole one."""
     found = importlib.util.find_spec(_PACKAGE)
     if found is None:
         raise ModuleNotFoundError(f"No module named {_PACKAGE!r}", name=_PACKAGE)
     package = ModuleType(_PACKAGE)
     package.__path__ = list(found.submodule_search_locations or ())
-    stand_ins = {_PACKAGE: package, "wandb": ModuleType("wandb")}
-    missing = {name: module for name, module in stand_ins.items() if name not in sys.modules}
-    sys.modules.update(missing)
+    theirs = {name: module for name, module in sys.modules.items() if _is_swapped(name)}
+    for name in theirs:
+        del sys.modules[name]
+    sys.modules.update({_PACKAGE: package, "wandb": ModuleType("wandb")})
     try:
         return importlib.import_module(f"{_PACKAGE}.downloader")
     finally:
-        for name in missing:
+        for name in filter(_is_swapped, list(sys.modules)):
             del sys.modules[name]
+        sys.modules.update(theirs)
+
+
+def _is_swapped(name: str) -> bool:
+    return name == "wandb" or name.partition(".")[0] == _PACKAGE
 
 
 downloader = _downloader()

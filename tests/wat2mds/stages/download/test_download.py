@@ -61,17 +61,14 @@ def rows(manifest: Manifest) -> pa.Table:
 
 
 def test_a_worker_imports_of_img2dataset_what_it_runs() -> None:
-    """Its whole package holds torch and pandas, for seconds and 400 MB in each worker; it stays importable."""
+    """Its whole package holds torch and pandas, for seconds and 400 MB in each worker."""
     program = """
 import sys
 from wat2mds.stages.download.engine import peer
-print(sorted({"img2dataset", "wandb", "torch", "pandas", "albumentations"} & sys.modules.keys()), peer.Downloader.__module__)
-import img2dataset.resizer, img2dataset.downloader
-print(img2dataset.__file__ is not None, img2dataset.downloader is peer, callable(img2dataset.download))
+print(peer.Downloader.__module__, sorted({"img2dataset", "wandb", "torch", "pandas", "albumentations"} & sys.modules.keys()))
 """
-    environment = child_environment(NO_ALBUMENTATIONS_UPDATE="1")
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment).stdout
-    assert said.splitlines() == ["[] img2dataset.downloader", "True True True"]
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=child_environment())
+    assert said.stdout == "img2dataset.downloader []\n"
 
 
 def oriented(orientation: int) -> bytes:
