@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wat2mds.errors import DataError
@@ -46,6 +47,13 @@ def read_groups(dataset: Store, unit: PublishedUnit) -> pa.Table:
     if hashlib.sha256(content).hexdigest() != unit.groups.sha256:
         raise DataError(f"{join(dataset.url, unit.groups.path)} is not what the version records: it was damaged")
     return pq.read_table(pa.BufferReader(content))
+
+
+def with_groups(rows: pa.Table, groups: pa.Table) -> pa.Table:
+    """Rows with phash_group filled in, by uid; null for those that have none."""
+    at = pc.index_in(rows["uid"], value_set=groups["uid"].combine_chunks())
+    place = rows.schema.get_field_index("phash_group")
+    return rows.set_column(place, rows.schema.field(place), groups["phash_group"].combine_chunks().take(at))
 
 
 def founding_hashes(

@@ -107,3 +107,13 @@ class Layout:
     def quality_path(unit_key: str, digest: str, suffix: str) -> str:
         """Path of validate's report on a WAT file below reports/; ``suffix``: json or html."""
         return f"quality/{unit_key}.{digest}.{suffix}"
+
+    @staticmethod
+    def index_path(number: int, name: str) -> str:
+        """Path of the record of a version's kNN index below the dataset's folder."""
+        return f"search/{number:06d}/{name}.json"
+
+    @staticmethod
+    def index_object_path(digest: str, kind: str) -> str:
+        """Path of a part of a kNN index below the dataset's folder, named by its content."""
+        return f"search/objects/{digest[:32]}.{kind}"

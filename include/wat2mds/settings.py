@@ -119,6 +119,9 @@ class Deployment(BaseModel):
     airflow_password: str = Field("", description="Airflow's password")
     hub_token: str = Field("", description="token for hf: URLs of gated datasets, such as Re-LAION's")
     models: str = Field("", description="folder where fetched models are kept; empty: .cache/wat2mds/models in the user's home")
+    search_cache: str = Field(
+        "", description="folder where indices of a remote store are kept; empty: .cache/wat2mds/search in the user's home"
+    )
     catalogue: str = Field(
         "", description="TOML file of further models, in the form of models/catalogue.toml; its entries come first"
     )

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,9 +31,10 @@ from tests.conftest import SHARED
 from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.deploy.rest import AirflowClient
-from wat2mds.reading import temporary_dataset
+from wat2mds.reading import open_subset, temporary_dataset
 from wat2mds.snapshots import Registry
 from wat2mds.store import Layout, Store
+from wat2mds.subsets import built_versions
 from wat2mds.versions import Version, open_table, read_version
 from wat2mds.world.demo_world import NEWER, OLDER, World, draw_world
 from wat2mds.world.mirror import CrawlSegment, CrawlSnapshot, wat_path, write_collinfo, write_mirror, write_wat_listing
@@ -42,7 +44,7 @@ from wat2mds.world.photographs import PhotographWorld, write_photograph_world
 from wat2mds.world.replay import Archive
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
-DAG, IMPORT_DAG, RETRY_DAG = "build_dataset", "build_from_metadata", "retry_downloads"
+DAG, IMPORT_DAG, RETRY_DAG, SUBSET_DAG = "build_dataset", "build_from_metadata", "retry_downloads", "build_subset"
 BLACKBOOK, PHOTOGRAPHS, BROKEN = "CC-MAIN-2008-18", "CC-MAIN-2020-05", "CC-MAIN-2021-04"
 # Called with host and target of each request; an answer that it returns is given in place of the world's.
 Hook = Callable[[str, str], "Answer | None"]
@@ -353,7 +355,10 @@ def test_the_shown_dataset_reads_whole(live: Live) -> None:
 
 
 def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
-    """Three in ten images of a WAT file answer 503; retry_downloads publishes them beside the others, and then finds nothing to do."""
+    """Three in ten images of a WAT file answer 503; retry_downloads publishes them beside the others, and then finds nothing to do.
+
+    A subset of the dataset, built by its own DAG in between, has them too, because they were published.
+    """
 
     def down(host: str, target: str) -> Answer | None:
         failing = target != "/robots.txt" and hashlib.sha256(f"{host}{target}".encode()).digest()[0] % 10 < 3
@@ -366,6 +371,7 @@ def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
     finally:
         live.on_request.remove(down)
     assert set(live.uids("retried")) < set(wanted)
+    build_large_subset(live, "retried")
 
     live.client.wait_for_dag(RETRY_DAG)
     live.client.set_paused(RETRY_DAG, False)
@@ -381,6 +387,49 @@ def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
     version = read_version(live.layout("retried").dataset)
     assert [unit.wat_file for unit in version.units.values()] == ["00000", "00000-r1"]
     assert read_all(live, "retried") == len(wanted)
+    follow_large_subset(live, "retried")
+
+
+def build_large_subset(live: Live, dataset: str) -> None:
+    """Through build_subset's form; a wrong condition is refused before anything is written. From then on the DAG follows publishes."""
+    live.client.wait_for_dag(SUBSET_DAG)
+    live.client.set_paused(SUBSET_DAG, False)
+    wrong, right = (
+        {"dataset": dataset, "name": "large", "mds": True, "where": f"{column} LIKE '% large %'"}
+        for column in ("text", "caption")
+    )
+    ended = [live.client.trigger(SUBSET_DAG, conf) for conf in (wrong, right)]
+    states = [live.client.wait(SUBSET_DAG, run, check=live.airflow.check, timeout=300, interval=1)["state"] for run in ended]
+    assert states == ["failed", "success"], live.explain(ended[1], SUBSET_DAG)
+    log = live.client.log(SUBSET_DAG, ended[0], "check")
+    assert "there is no column 'text'" in log
+    assert "page_http_status" in log, "the columns that exist"
+    assert {t["task_id"]: t["state"] for t in live.client.tasks(SUBSET_DAG, ended[0])}["build"] == "upstream_failed"
+    check_large_subset(live, dataset)
+
+
+def follow_large_subset(live: Live, dataset: str) -> None:
+    version = read_version(live.layout(dataset).dataset).number
+    deadline = time.monotonic() + 300
+    while built_versions(Store(live.layout(dataset).dataset), "large")[-1:] != [version]:
+        live.airflow.check()
+        assert time.monotonic() < deadline, [(r["run_type"], r["state"]) for r in live.client.runs(SUBSET_DAG)]
+        time.sleep(1)
+    for run in live.client.runs(SUBSET_DAG, run_type=["asset_triggered"]):
+        live.client.wait(SUBSET_DAG, run["dag_run_id"], check=live.airflow.check, timeout=300, interval=1)
+    live.client.set_paused(SUBSET_DAG, True)
+    check_large_subset(live, dataset)
+
+
+def check_large_subset(live: Live, dataset: str) -> None:
+    """The subset's own shards hold what the newest version has of it."""
+    url = live.layout(dataset).dataset
+    captions = open_table(url, read_version(url)).to_pyarrow_table(columns=["uid", "caption"]).to_pylist()
+    with tempfile.TemporaryDirectory() as cache:
+        samples = open_subset(url, "large", read_version(url).number, local=cache)
+        found = sorted(samples[n]["uid"] for n in range(len(samples)))
+    assert found == sorted(row["uid"] for row in captions if " large " in row["caption"])
+    assert found
 
 
 def test_nothing_secret_is_in_the_logs(live: Live) -> None:

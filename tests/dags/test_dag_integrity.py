@@ -16,8 +16,10 @@ from tests.airflow_env import DAGS, INCLUDE, PLUGINS
 from wat2mds.settings import profile_names, setting_keys
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds_form import IMPORT_PARAMS, PARAMS, RETRY_PARAMS
+from wat2mds_subset_form import SUBSET_PARAMS
 
-DAG_IDS = {"build_dataset", "build_from_metadata", "retry_downloads"}
+DAG_IDS = {"build_dataset", "build_from_metadata", "build_subset", "retry_downloads"}
+FORMS = (IMPORT_PARAMS, PARAMS, RETRY_PARAMS, SUBSET_PARAMS)
 POOLS = {"default_pool", "downloads", "scoring"}  # made by wat2mds.deploy.launcher
 HEAVY = ["numpy", "pyarrow", "pandas", "torch", "img2dataset", "great_expectations", "streaming", "deltalake", "boto3"]
 
@@ -95,11 +97,11 @@ def test_the_form_agrees_with_the_settings():
 
 
 def test_every_field_of_the_form_is_explained():
-    for name, param in (IMPORT_PARAMS | PARAMS | RETRY_PARAMS).items():
+    for name, param in [field for form in FORMS for field in form.items()]:
         assert param.schema.get("title"), f"param {name}: give it a title"
         assert param.description, f"param {name}: give it a description"
         assert param.schema.get("section"), f"param {name}: give it a section"
-        bounded = {"enum", "pattern", "minimum"} & set(param.schema) or param.schema["type"] == "boolean"
+        bounded = {"enum", "pattern", "minimum", "exclusiveMinimum"} & set(param.schema) or param.schema["type"] == "boolean"
         assert bounded, f"param {name}: bound it by an enum, a pattern or a minimum"
-        if name not in ("files", "name"):  # the only ones that must be filled in
+        if param not in (IMPORT_PARAMS["files"], IMPORT_PARAMS["name"]):  # the only ones that must be filled in
             param.resolve()  # the untouched form is valid

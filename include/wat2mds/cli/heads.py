@@ -22,7 +22,11 @@ def convert_head(
         ),
     ],
     source: Annotated[
-        Path, typer.Argument(help="The head as published (.pth, .npy), or its arrays as .npz; no pickle is run.", metavar="FILE")
+        Path,
+        typer.Argument(
+            help="The head as published: .pth, .npy, a Keras archive (.zip or folder); or its arrays as .npz. No code in it is run.",
+            metavar="FILE",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="The safetensors file to write; name it in filter.safety_head, toxicity_head or aesthetic_head.")

@@ -251,4 +251,4 @@ def publish(
     published = stage.run(uploads, dataset, given, batch=batch, missing=[key_of(url) for url in missing])
     place = {name: uploads[0].unit[name] for name in ("snapshot", "segment")}
     version = {"version": published.version.number, "samples": published.version.samples, "uri": published.uri}
-    emit({**published.summary(), "asset": {**place, "batch": batch, **version}})
+    emit({**published.summary(), "asset": {**place, "batch": batch, "dataset": published.dataset, **version}})

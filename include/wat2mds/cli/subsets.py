@@ -1,4 +1,4 @@
-"""Commands about subsets: build, list, presets."""
+"""Commands about subsets: build, refresh, list, presets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ subset = typer.Typer(help="Parts of a dataset by a condition over its metadata."
 Name = Annotated[str, typer.Argument(help="The subset's name: lower case letters, digits, - and _.", metavar="NAME")]
 VersionNumber = Annotated[
     int | None, typer.Option("--version", help="Version of the dataset. Default: the newest.", min=1, metavar="N")
+]
+Datasets = Annotated[
+    list[str] | None, typer.Option("--dataset", help="Name of a dataset; may be repeated. Default: WAT2MDS_DATASET, else laion.")
 ]
 
 
@@ -80,32 +83,33 @@ def build_subset(
 
 
 @subset.command("refresh")
-def refresh_subsets(root: Root = None, dataset: Dataset = None) -> None:
+def refresh_subsets(root: Root = None, datasets: Datasets = None) -> None:
     """Build every subset of the newest version that has one of an older: what a new version brought is added, MDS where there was one."""
     from wat2mds import subsets
 
-    url = Layout(store_root(root), dataset or deployment().dataset).dataset
-    done = subsets.refresh(url)
-    for built in done:
-        typer.echo(f"{built.name}: {built.samples:,} of {built.of:,} samples of version {built.version}", err=True)
-    emit({"dataset": url, "subsets": {built.name: built.samples for built in done}})
+    done = {url: subsets.refresh(url) for url in _urls(root, datasets)}
+    for url, built in done.items():
+        for one in built:
+            typer.echo(f"{url} {one.name}: {one.samples:,} of {one.of:,} samples of version {one.version}", err=True)
+    emit({"datasets": {url: {one.name: one.samples for one in built} for url, built in done.items()}})
 
 
 @subset.command("list")
-def list_subsets(root: Root = None, dataset: Dataset = None) -> None:
-    """List a dataset's subsets, with the versions that they were built of."""
+def list_subsets(root: Root = None, datasets: Datasets = None) -> None:
+    """List the subsets of datasets, with the versions that they were built of."""
     from wat2mds import subsets
     from wat2mds.subsets.definition import read_definition
 
-    url = Layout(store_root(root), dataset or deployment().dataset).dataset
-    store = Store(url)
-    found = {name: subsets.built_versions(store, name) for name in subsets.names(store)}
-    for name, numbers in found.items():
-        definition = read_definition(store, name)
-        limits = f", fraction {definition.fraction:g}" if definition.fraction is not None else ""
-        limits += f", at most {definition.count:,}" if definition.count is not None else ""
-        typer.echo(f"{name}: {' '.join(definition.where.split())}{limits}; of versions {numbers}", err=True)
-    emit({"dataset": url, "subsets": found})
+    listed = {}
+    for url in _urls(root, datasets):
+        store = Store(url)
+        listed[url] = {name: subsets.built_versions(store, name) for name in subsets.names(store)}
+        for name, numbers in listed[url].items():
+            definition = read_definition(store, name)
+            limits = f", fraction {definition.fraction:g}" if definition.fraction is not None else ""
+            limits += f", at most {definition.count:,}" if definition.count is not None else ""
+            typer.echo(f"{name}: {' '.join(definition.where.split())}{limits}; of versions {numbers}", err=True)
+    emit({"datasets": listed})
 
 
 @subset.command("presets")
@@ -116,6 +120,10 @@ def list_presets() -> None:
     for name, definition in presets().items():
         typer.echo(f"{name}\n    {' '.join(definition.where.split())}\n    {definition.source}", err=True)
     emit({"presets": list(presets())})
+
+
+def _urls(root: str | None, datasets: list[str] | None) -> list[str]:
+    return [Layout(store_root(root), name).dataset for name in datasets or [deployment().dataset]]
 
 
 def _shown(value: object) -> str:

@@ -32,6 +32,7 @@ from wat2mds.errors import DataError
 from wat2mds.schema import LAION_VIEW
 from wat2mds.settings import digest
 from wat2mds.store import Store, join, split
+from wat2mds.unit_rows import read_rows
 from wat2mds.versions import PublishedUnit, StoredObject, Version, newest_number, read_index
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def derive(dataset_url: str, version: Version, *, anew: bool = False, at_most: i
         entry = known.get(unit.unit_name)
         if entry is not None:
             return entry, None
-        rows = release.read_rows(dataset, unit, _COLUMNS)
+        rows = read_rows(dataset, unit, _COLUMNS)
         found = statistics.of_rows(rows)
         dataset.write(_statistics_path(unit), found.to_bytes())
         made.append(unit.key)
@@ -186,7 +187,7 @@ def _of_unit(dataset: Store, unit: PublishedUnit) -> Statistics:
     try:
         return Statistics.from_json(dataset.read_json(_statistics_path(unit)))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        found = statistics.of_rows(release.read_rows(dataset, unit, statistics.COLUMNS))
+        found = statistics.of_rows(read_rows(dataset, unit, statistics.COLUMNS))
         dataset.write(_statistics_path(unit), found.to_bytes())
         return found
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wat2mds.errors import ConfigError, DataError, TransientError
-from wat2mds.schema import LAION_VIEW, METADATA
+from wat2mds.schema import LAION_VIEW
 from wat2mds.settings import digest
 from wat2mds.store import Store, join
 from wat2mds.versions import PublishedUnit, StoredObject, Version
@@ -52,15 +52,6 @@ def part_path(unit: PublishedUnit) -> str:
 
 def list_path(number: int) -> str:
     return f"versions/{number:06d}/release.json"
-
-
-def read_rows(dataset: Store, unit: PublishedUnit, columns: list[str]) -> pa.Table:
-    """Columns of a unit's metadata object, checked. Raises TransientError where it is not what was uploaded."""
-    entry = unit.object_ending("/metadata_0.parquet")
-    content = dataset.read(entry.path)
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise TransientError(f"{join(dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}")
-    return pq.read_table(pa.BufferReader(content), columns=columns, schema=METADATA.schema)
 
 
 def laion_rows(rows: pa.Table) -> pa.Table:

@@ -1,9 +1,8 @@
-"""LAION's published heads, from plain arrays (.npz) to the project's own head files.
+"""LAION's published heads, from the files of their authors to the project's own head files.
 
-In: a head's tensors under the names of its own framework: the .pth that its authors published, read without running pickles, or an .npz.
-Out: a ``Head`` and its file. Guaranteed: exactly the
-tensors that the head must have, each of its size and finite, else ConfigError with what was expected and found. What does not belong
-here: fetching them, scoring (``heads.py``).
+In: a head's tensors under the names of its own framework: the .pth or the Keras archive that its authors published, read without
+running pickles or TensorFlow, or an .npz. Out: a ``Head`` and its file. Guaranteed: exactly the tensors that the head must have, each
+of its size and finite, else ConfigError with what was expected and found. What does not belong here: fetching them, scoring (``heads.py``).
 
 What is verified: aesthetic v1 gives its repository's known scores. What is not: aesthetic v2 and the NSFW heads were not compared with
 their original frameworks. Aesthetic v2 has no activation between its layers (its code comments them out), so that the five layers are

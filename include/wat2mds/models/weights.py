@@ -1,9 +1,9 @@
 """Files of weights, read without running what they hold.
 
-In: a safetensors file, a PyTorch checkpoint, a TorchScript archive, or arrays of numpy. Out: tensors by name. Guaranteed: a pickle is
-read by torch's restricted reader alone, which builds tensors and plain containers and refuses the rest; a TorchScript archive, whose
-code may run while it is read, only for a caller who knows its checksum; what does not read is a ConfigError with the sizes expected
-and found. What does not belong here: which tensors a model must have (``heads.py``, open_clip).
+In: a safetensors file, a PyTorch checkpoint, a TorchScript archive, a Keras archive, or arrays of numpy. Out: tensors by name.
+Guaranteed: a pickle is read by torch's restricted reader alone, which builds tensors and plain containers and refuses the rest; a
+TorchScript archive, whose code may run while it is read, only for a caller who knows its checksum; what does not read is a ConfigError
+with the sizes expected and found. What does not belong here: which tensors a model must have (``heads.py``, open_clip).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wat2mds.errors import ConfigError
+from wat2mds.models.tensor_bundle import is_tensor_bundle, read_tensor_bundle
 
 CHECKPOINTS = (".pth", ".pt", ".bin")
 _HEADER = 8  # bytes of a safetensors file that say how long its header is
@@ -98,14 +99,16 @@ def read_checkpoint(path: Path, *, known: bool = False) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """The tensors of a small file, as arrays of numpy: an .npz, a single array (``array``), or a PyTorch checkpoint.
+    """The tensors of a small file, as arrays of numpy: an .npz, a single array (``array``), a PyTorch checkpoint, or a SavedModel.
 
     Raises ConfigError for what is damaged or would have to be unpickled.
     """
     import numpy as np
 
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"the head {path} does not exist")
+    if is_tensor_bundle(path):
+        return read_tensor_bundle(path)
     if path.suffix in CHECKPOINTS:
         return {name: tensor.numpy() for name, tensor in read_checkpoint(path).items()}
     try:

@@ -92,13 +92,16 @@ def build(
     fixed = define(dataset, name, definition) if definition is not None else read_definition(dataset, name)
     record = read_version(dataset_url, version)
     built = _read(dataset, name, record.number)
+    wants_mds = mds and not dataset.exists(_path(name, record.number, "mds.json"))
+    if built is not None and not wants_mds:
+        return built
     with tempfile.TemporaryDirectory(prefix="wat2mds-subset-") as scratch:
+        made = parts.of_version(dataset, name, fixed, record)
         if built is None:
-            built = _build(dataset, name, fixed, record, Path(scratch))
-        if mds and not dataset.exists(_path(name, record.number, "mds.json")):
+            built = _build(dataset, name, fixed, record, made, Path(scratch))
+        if wants_mds:
             sorted_uids = dataset.get_file(built.uids.path, Path(scratch) / "uids-of-subset.npy")
-            done = reshard.reshard(dataset, record, name, parts.of_version(dataset, name, fixed, record), sorted_uids)
-            _store_mds(dataset, name, record.number, done)
+            _store_mds(dataset, name, record.number, reshard.reshard(dataset, record, name, made, sorted_uids))
     return built
 
 
@@ -141,8 +144,9 @@ def built_versions(dataset: Store, name: str) -> list[int]:
     return [number for number in numbers if dataset.exists(_path(name, number, "subset.json"))]
 
 
-def _build(dataset: Store, name: str, definition: Definition, record: Version, scratch: Path) -> Subset:
-    made = parts.of_version(dataset, name, definition, record)
+def _build(
+    dataset: Store, name: str, definition: Definition, record: Version, made: dict[str, parts.Part], scratch: Path
+) -> Subset:
     target = scratch / "uids.npy"
     total = uids.write_sorted((part.uids() for part in made.values()), target, definition.count)
     last = uids.last(target)

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from wat2mds.derived.release import SCHEMA as LAION_SCHEMA
 from wat2mds.derived.release import laion_rows
-from wat2mds.errors import TransientError
-from wat2mds.schema import LAION_VIEW, METADATA
-from wat2mds.store import Layout, Store, join
+from wat2mds.schema import LAION_VIEW
+from wat2mds.store import Store
 from wat2mds.subsets import uids
 from wat2mds.subsets.definition import Definition, folder
+from wat2mds.unit_rows import read_rows
 from wat2mds.units import PublishedUnit
 from wat2mds.versions import Version
 
@@ -56,10 +56,9 @@ def of_version(dataset: Store, name: str, definition: Definition, version: Versi
     found = {key: Part(dataset, f"{where}/{unit.unit_name}.parquet", unit) for key, unit in version.units.items()}
     predicate = definition.predicate()
     columns = sorted({*predicate.columns, *LAION_VIEW.values(), *PLACE})
-    table = Store(Layout.of(dataset.url).metadata)
 
     def make(part: Part) -> None:
-        rows = _rows(table, part.unit, columns)
+        rows = read_rows(dataset, part.unit, columns)
         taken = rows.take(predicate.select(rows))
         kept = laion_rows(taken)
         for column in PLACE:
@@ -98,28 +97,6 @@ def within(rows: pa.Table, last: tuple[int, int] | None) -> pa.Table:
     """The rows whose uid is not above ``last``; none where that is None."""
     end = f"{last[0]:016x}{last[1]:016x}" if last is not None else ""
     return rows.filter(pc.less_equal(rows["uid"], end))
-
-
-def _rows(table: Store, unit: PublishedUnit, columns: list[str]) -> pa.Table:
-    """A unit's rows of the metadata table, in the order of its shards. Raises TransientError where they are not as many as recorded."""
-    place = {
-        "snapshot": unit.snapshot,
-        "segment": unit.segment,
-        "wat_file": unit.wat_file,
-    }  # Delta has them in the files' names only
-    stored = [name for name in columns if name not in place]
-    schema = pa.schema([METADATA.schema.field(name) for name in stored])
-    found = [schema.empty_table()]
-    for file in unit.table_files:
-        content = pq.ParquetFile(pa.BufferReader(table.read(file.path))).read(columns=stored)
-        if content.num_rows != file.rows:
-            raise TransientError(f"{join(table.url, file.path)} holds {content.num_rows} rows, its version records {file.rows}")
-        found.append(content.select(stored).cast(schema))
-    rows = pa.concat_tables(found)
-    for name in place:
-        if name in columns:
-            rows = rows.append_column(name, pa.repeat(pa.scalar(place[name]), rows.num_rows))
-    return rows.sort_by([("shard", "ascending"), ("shard_row", "ascending")])
 
 
 def _written(table: pa.Table, scratch: Path) -> Path:

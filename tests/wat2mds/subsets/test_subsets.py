@@ -272,7 +272,7 @@ def test_a_damaged_shard_is_found(tmp_path):
     assert subsets.build(url, "all", mds=True).samples == read_version(url).samples
 
 
-def test_the_commands(dataset, capsys, monkeypatch):
+def test_the_commands(dataset, capsys, caplog):
     root = dataset.removesuffix("/datasets/small")
     place = ["--root", root, "--dataset", "small"]
 
@@ -282,10 +282,15 @@ def test_the_commands(dataset, capsys, monkeypatch):
 
     count = sum(row["language"] == "de" for row in table_rows(dataset))
     assert said(["subset", "build", "german", "--where", "language = 'de'", "--preview", *place])["samples"] == count
-    assert "german" not in said(["subset", "list", *place])["subsets"]
+    assert "german" not in said(["subset", "list", *place])["datasets"][dataset]
     assert said(["subset", "build", "german", "--where", "language = 'de'", "--mds", *place])["samples"] == count
-    assert said(["subset", "list", *place])["subsets"]["german"] == [2]
+    assert said(["subset", "list", *place])["datasets"][dataset]["german"] == [2]
+    refreshed = said(["subset", "refresh", *place, "--dataset", "another"])["datasets"]
+    assert refreshed[dataset]["german"] == count
+    assert list(refreshed.values())[1] == {}
     assert "high_resolution" in said(["subset", "presets"])["presets"]
-    said(["subset", "build", "french", "--where", "langauge = 'fr'", *place], 78)
+    said(["subset", "build", "french", "--where", "langauge = 'fr'", "--preview", *place], 78)
+    assert "did you mean 'language'" in caplog.text.lower()
+    assert "Columns: uid, laion_hash" in caplog.text, "the error names the columns that exist"
     said(["subset", "build", "french", "--preset", "en", "--where", "true", *place], 78)
     said(["subset", "build", "french", *place], 78)

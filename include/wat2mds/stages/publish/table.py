@@ -16,13 +16,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from wat2mds.errors import DataError, TransientError
-from wat2mds.groups import read_groups
+from wat2mds.groups import read_groups, with_groups
 from wat2mds.schema import METADATA
 from wat2mds.store import Layout, Store, join
 from wat2mds.units import PublishedUnit, TableFile, Units, files_digest, segment_of, unit_key
@@ -156,7 +155,7 @@ class MetadataTable:
                 if not file.schema_arrow.equals(METADATA.schema):
                     raise DataError(f"{unit.unit_name}: metadata_0.parquet is not of the schema METADATA; run convert again")
                 for batch in file.iter_batches(8192):
-                    yield from _grouped(pa.Table.from_batches([batch]), groups).cast(SCHEMA).to_batches()
+                    yield from with_groups(pa.Table.from_batches([batch]), groups).cast(SCHEMA).to_batches()
 
     def _right(self, unit: PublishedUnit | None, files: list[TableFile]) -> bool:
         """Whether these files hold a unit's rows: those that the record names, or else by reading them."""
@@ -166,7 +165,7 @@ class MetadataTable:
             return True
         if not files:
             return True
-        rows = _grouped(read_columns(self.rows(unit), _WITNESS), self._groups(unit))
+        rows = with_groups(read_columns(self.rows(unit), _WITNESS), self._groups(unit))
         return bool(self._witness(files).equals(_sorted(rows)))
 
     def _groups(self, unit: PublishedUnit) -> pa.Table:
@@ -193,13 +192,6 @@ def files_by_segment(table: DeltaTable) -> Files:
         key = unit_key(snapshot, segment, wat_file)
         held.setdefault(segment_of(key), {}).setdefault(key, []).append(TableFile(unquote(path), rows))
     return {segment: {key: sorted(found, key=_path) for key, found in files.items()} for segment, files in held.items()}
-
-
-def _grouped(rows: pa.Table, groups: pa.Table) -> pa.Table:
-    """Rows with phash_group filled in, by uid; null for those that have none."""
-    at = pc.index_in(rows["uid"], value_set=groups["uid"].combine_chunks())
-    place = rows.schema.get_field_index("phash_group")
-    return rows.set_column(place, rows.schema.field(place), groups["phash_group"].take(at))
 
 
 def _predicate(keys: Iterable[str]) -> str:
