@@ -7,8 +7,9 @@ where a picture is made smaller, within one grey level of each value where it is
 Two things differ. It goes through albumentations, which made two objects for each picture and costs as much as decoding one. And it
 enlarges in whole numbers: cv2's Lanczos takes 0.84 ms so for a picture of 150 x 200 pixels, and 0.41 ms in floating point, in which cv2
 uses vector instructions; the way there and back is in it. cv2's whole numbers have weights of 11 bits, so floating point is also
-the more exact: of 1,228 real photographs that it enlarges to 256 pixels no value is off by more than one, 0.04 in the mean; stored as JPEG
-of quality 95, 0.3 in the mean and 0.9 in the furthest picture. Area averaging, for smaller pictures, gains nothing by it (1.14 ms for 500 x 375, 1.08).
+the more exact: of 1,228 real photographs that it enlarges to 256 pixels no value is off by more than one, 0.04 in the mean; stored as
+JPEG of quality 95, 0.3 in the mean and 0.9 in the furthest picture. Area averaging, for smaller pictures, gains nothing by it (1.14 ms
+for 500 x 375, 1.08).
 """
 
 from __future__ import annotations
