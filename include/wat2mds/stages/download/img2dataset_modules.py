@@ -14,11 +14,12 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
+from typing import Any
 
 _PACKAGE = "img2dataset"
 
 
-def _downloader() -> ModuleType:
+def _downloader() -> Any:
     """``img2dataset.downloader``, of which nobody else knows: whoever imports the package in this process has another, whole one."""
     found = importlib.util.find_spec(_PACKAGE)
     if found is None:
