@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExportMetricsSer
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as collector:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{collector.server_address[1]}/v1/metrics"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)
