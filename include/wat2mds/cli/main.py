@@ -22,6 +22,7 @@ from wat2mds.cli import (
     models,
     runs,
     schedule,
+    search,
     stages,
     subsets,
     versions,
@@ -39,7 +40,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (stages, runs, backfill, schedule, failures, datasets, derived, heads, models, versions, subsets, ledger, worlds):
+for module in (
+    stages,
+    runs,
+    backfill,
+    schedule,
+    failures,
+    datasets,
+    derived,
+    heads,
+    models,
+    versions,
+    subsets,
+    search,
+    ledger,
+    worlds,
+):
     module.register(app)
 
 
