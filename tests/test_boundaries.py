@@ -44,8 +44,8 @@ HEAVY = {
 }
 OTHER_FOLDERS = {file.stem for file in [*DAG_FILES, *PLUGIN_FILES]}
 NO_HOME_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "constants", "retired"}
-# A child's environment is settings.child_environment. One variable is set for an import of img2dataset's to read.
-TOUCHES_ENVIRONMENT = {PACKAGE / "settings.py", PACKAGE / "stages" / "download" / "img2dataset_modules.py"}
+# A child's environment is settings.child_environment.
+TOUCHES_ENVIRONMENT = {PACKAGE / "settings.py"}
 
 
 def imports(file: Path, *, top_level: bool = False) -> Iterator[tuple[str, int]]:
