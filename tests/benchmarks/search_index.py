@@ -13,14 +13,14 @@ Anchors: clip-retrieval serves LAION-5B's index in 50 ms, 20 queries a second; a
 Measured 2026-11-21, 2 cores under a load of 12 to 20, --memory 1100, a million vectors of 512 dimensions, one thread:
 
     index       IVF4096,SQfp16, 1,040 MB; 4 lists searched
-    building    171 CPU s training on 268,000 vectors, 61 filling, 14 measuring recall; 1,269 MB anonymous, peak 2,204 MB with the
+    building    171 CPU s training on 266,000 vectors, 61 filling, 14 measuring recall; 1,269 MB anonymous, peak 2,204 MB with the
                 mapped files (the drawn vectors and the scratch file of codes), which are the system's to drop
     recall@10   0.9992 (stored with the index, of samples of its own: 0.9995)
     1 client    p50 0.4 ms, p99  45 ms,   263 queries a second, 0.57 CPU ms a query
     4 clients   p50 0.4 ms, p99 102 ms,   559 queries a second
     16 clients  p50 0.4 ms, p99 120 ms, 1,316 queries a second; serving holds 92 MB anonymous, 1,022 MB with the mapped index
 
-The p99 are those of the waiting for a core. The twenty rounds were not run at a million to their end; the first took 50,000 away and brought
+The p99 are waits for a core. The twenty rounds were not run to their end at a million; the first took 50,000 away and brought
 50,000, and none of those taken away was found.
 """
 
