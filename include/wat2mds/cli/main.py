@@ -23,6 +23,7 @@ from wat2mds.cli import (
     runs,
     schedule,
     search,
+    serve,
     stages,
     subsets,
     versions,
@@ -53,6 +54,7 @@ for module in (
     versions,
     subsets,
     search,
+    serve,
     ledger,
     worlds,
 ):
