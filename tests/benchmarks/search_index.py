@@ -21,7 +21,9 @@ Measured 2026-11-21, 2 cores under a load of 12 to 20, --memory 1100, a million 
     16 clients  p50 0.4 ms, p99 120 ms, 1,316 queries a second; serving holds 92 MB anonymous, 1,022 MB with the mapped index
 
 The p99 are waits for a core. The twenty rounds were not run to their end at a million; the first took 50,000 away and brought
-50,000, and none of those taken away was found.
+50,000, and none of those taken away was found. At 100,000 vectors, IVF1024,SQfp16: after 20 rounds recall@10 is 0.9942, built fresh
+0.9982; of 100,000 uids taken away none was found; a round costs 0.4 CPU s, training 18. To keep recall, 128 lists are then searched
+where a fresh index searches 1: a fifth of what came is of topics that the training never saw.
 """
 
 from __future__ import annotations
