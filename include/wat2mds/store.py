@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 import random
 import secrets
 import shutil
@@ -96,14 +95,6 @@ class Store:
         """Raises FileNotFoundError."""
         return self._tried(lambda: self._read_once(path))
 
-    def view(self, path: str) -> memoryview:
-        """The object's bytes, not to be changed; a local file's are mapped, not copied. Raises FileNotFoundError."""
-        if self.local is None:
-            return memoryview(self.read(path))
-        with self._translated("read", path), (self.local / path).open("rb") as file:
-            # An empty file cannot be mapped. One that is deleted meanwhile stays as it was; none is ever changed in place.
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b"")
-
     def read_range(self, path: str, start: int, end: int, tag: str) -> bytes:
         """Bytes ``start`` to ``end`` of an object as long as it has this tag. Raises FileNotFoundError."""
         options: Any = {"range": (start, end), "if_match": f'"{tag}"'}
@@ -142,7 +133,6 @@ class Store:
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Write or replace one object atomically."""
-        # Parts spare a slow network; a local file is quicker in one.
         parts: Any = {"use_multipart": False} if self.local is not None else {}
 
         def attempt() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -211,7 +212,7 @@ def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> tuple[bytes
 
 def _whole(dataset: Store, shard: dict[str, Any], name: str) -> memoryview:
     """A shard's uncompressed bytes, as their hashes have them; the cheapest hash is asked where there are several."""
-    stored = dataset.view(name)
+    stored = _view(dataset, name)
     if shard["zip_data"] is None:
         return _checked(stored, shard["raw_data"])
     declare_torchvision_ops()
@@ -219,6 +220,14 @@ def _whole(dataset: Store, shard: dict[str, Any], name: str) -> memoryview:
 
     packed = bytes(_checked(stored, shard["zip_data"]))
     return _checked(memoryview(decompress(shard["compression"], packed)), shard["raw_data"])
+
+
+def _view(dataset: Store, name: str) -> memoryview:
+    """An object's bytes, not to be changed; a local file's are mapped, not copied, for none is ever changed in place."""
+    if dataset.local is None:
+        return memoryview(dataset.read(name))
+    with dataset.open(name) as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _checked(data: memoryview, info: dict[str, Any]) -> memoryview:
