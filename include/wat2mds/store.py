@@ -132,12 +132,11 @@ class Store:
             yield ranged
 
     def write(self, path: str, data: bytes | memoryview) -> None:
-        """Write or replace one object atomically."""
-        parts = None if self.local is None else False  # a local file is quicker in one
+        """Write or replace one object atomically; on S3 a large one in parts, if the client thinks so."""
 
         def attempt() -> None:
             with self._translated("write", path):
-                tag = obstore.put(self._writer(), path, data, mode="overwrite", use_multipart=parts)["e_tag"]
+                tag = obstore.put(self._writer(), path, data, mode="overwrite", use_multipart=self._is_s3 and None)["e_tag"]
             self._require_stored(path, data, tag)
 
         self._tried(attempt)
