@@ -73,6 +73,15 @@ SHARED_PARAMS = {
         minimum=-1,
         maximum=1,
     ),
+    "settings": _field(
+        HOW,
+        "Further settings",
+        "Any other settings, one a line, such as download.encode_format=webp; the README's table lists them all.",
+        type="string",
+        format="multiline",
+        maxLength=20_000,
+        pattern=r"^\s*([a-z]+\.[a-z0-9_]+\s*=[^\n]*\s*)*$",
+    ),
     "processes": _field(LIMITS, "Processes", "Downloading processes of one WAT file.", type="integer", minimum=1, maximum=512),
     "threads": _field(LIMITS, "Threads", "Downloads at a time in each process.", type="integer", minimum=1, maximum=1024),
     "allowed_failed_share": _field(
@@ -113,7 +122,7 @@ PARAMS = {
     "batch": Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9-]+\.\d+\.\d+\.b\d{2,}$",
+        pattern=r"^[A-Za-z0-9-]+\.\d+(\.\d+)?\.b\d{2,}$",
         section=WHAT,
         title="Batch",
         description="A whole batch by its partition key, in place of the three fields above. Empty: the fields above.",
@@ -177,6 +186,22 @@ RETRY_PARAMS = {
 }
 
 
+REFRESH_PARAMS = {
+    "dry_run": Param(
+        False,
+        type="boolean",
+        section=LIMITS,
+        title="Dry run",
+        description="Only say which snapshots would be registered, and why the others would not.",
+    ),
+}
+
+
+def refresh_arguments(context: Context) -> list[str]:
+    """Every new snapshot."""
+    return ["refresh-snapshots", *(["--dry-run"] if context["params"]["dry_run"] else [])]
+
+
 def retry_plan_arguments(context: Context) -> list[str]:
     """The failures that are due."""
     params = context["params"]
@@ -205,8 +230,10 @@ def plan_arguments(context: Context) -> list[str]:
 
 
 def _settings(params: Any, settings: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """The fields that are filled in, as ``--set`` options."""
-    return [f"--set={key}={params[name]}" for name, keys in settings.items() if params[name] is not None for key in keys]
+    """The fields that are filled in, as ``--set`` options; what the form has no field for, as it was written."""
+    found = [f"--set={key}={params[name]}" for name, keys in settings.items() if params[name] is not None for key in keys]
+    further = (params.get("settings") or "").splitlines()
+    return found + [f"--set={line.strip()}" for line in further if line.strip()]
 
 
 def report_arguments(context: Context) -> list[str]:

@@ -24,7 +24,7 @@ from wat2mds.plan import stage_arguments
 from wat2mds.settings import child_environment, deployment
 from wat2mds_metrics import DownloadMetrics
 from wat2mds_process import StageProcess
-from wat2mds_reports import QualityReport
+from wat2mds_reports import links_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -121,8 +121,7 @@ class StageOperator(BaseOperator):
         self.returns = returns
         self.may_be_empty = may_be_empty
         self._process: StageProcess | None = None
-        if stage == "validate":
-            self.operator_extra_links = (QualityReport(),)
+        self.operator_extra_links = links_of(stage)
 
     @property
     def wat_file(self) -> str:

@@ -1,10 +1,11 @@
 """One DAG run for each batch of a registered snapshot.
 
 In: the store's registry of snapshots. Out: what Airflow asks a timetable: which batch runs next, which ones a backfill covers,
-whether a partition key names one. Guaranteed: a batch runs by itself once, earliest first, however many were backfilled out of turn;
-nothing with a partition date before the deployment's ``schedule_from`` runs by itself; a snapshot is noticed when it is registered,
-without a restart; a store that is down or a registry that cannot be read delays new snapshots and nothing else.
-What does not belong here: what a batch is and how keys are spelled (``wat2mds.snapshots``).
+whether a partition key names one. Guaranteed: a batch runs by itself once, in its turn, however many were backfilled out of turn;
+nothing with a partition date before the deployment's ``schedule_from``, or beyond what ``schedule_covers``, runs by itself; a snapshot is
+noticed when it is registered, without a restart; a store that is down or a registry that cannot be read delays new snapshots and nothing
+else: Airflow waits for it once, for five seconds at most, and then goes by what is known. What does not belong here: what a batch is and
+how keys are spelled (``wat2mds.snapshots``), how much is covered (``wat2mds.coverage``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +26,7 @@ from airflow.exceptions import InvalidPartitionKeyError
 from airflow.timetables.base import DagRunInfo, Timetable
 from pendulum import DateTime, instance
 
+from wat2mds.coverage import Coverage
 from wat2mds.errors import DataError, Wat2MdsError, nearest
 from wat2mds.settings import deployment, digest
 from wat2mds.snapshots import Registry, Snapshot, parse_partition_key
@@ -52,50 +55,55 @@ class Turn(NamedTuple):
 
 
 class RegistryView:
-    """The registry's batches, as fresh as the store allows, without ever waiting for it for long.
+    """The registered snapshots, as fresh as the store allows, without ever waiting for it for long.
 
     The store is read in the background. Its last good state is kept in memory and in ``cache``, a folder on the local disk, which a
-    restarted scheduler falls back on.
+    restarted scheduler falls back on. While the store fails, nobody waits for it.
     """
 
     def __init__(self, root: str, cache: Path, *, patience: float = PATIENCE_SECONDS) -> None:
         self.root = root
+        self._registry: Registry | None = None
         self._cache = cache / f"registry-{digest(root)}.json"
         self._patience = patience
-        self._batches: list[Turn] | None = None
+        self._snapshots: list[Snapshot] | None = None
         self._read_at = float("-inf")
+        self._answers = True
         self._reader: threading.Thread | None = None
 
-    def batches(self) -> list[Turn]:
-        """In the order in which they run; empty when nothing is registered, or nothing could be read yet."""
+    def snapshots(self) -> list[Snapshot]:
+        """Oldest first; empty when nothing is registered, or nothing could be read yet."""
         if time.monotonic() - self._read_at > FRESH_SECONDS:
             self._refresh()
-        if self._batches is None:
-            self._batches = self._from_cache()
-        return self._batches
+        if self._snapshots is None:
+            self._snapshots = self._from_cache()
+        return self._snapshots or []
 
     def _refresh(self) -> None:
-        if self._reader is not None and self._reader.is_alive():
-            return  # still waiting for the store: it was given its time when it began
-        self._reader = threading.Thread(target=self._read, name="wat2mds-registry", daemon=True)
-        self._reader.start()
-        self._reader.join(self._patience)
-        if self._reader.is_alive():
-            log.error("The store %s does not answer; going on with the batches known so far.", self.root)
+        if self._reader is None or not self._reader.is_alive():
+            self._reader = threading.Thread(target=self._read, name="wat2mds-registry", daemon=True)
+            self._reader.start()
+            if self._answers:
+                self._reader.join(self._patience)
+        if self._answers and self._reader.is_alive():
+            self._answers = False
+            log.error("The store %s does not answer; going on with the snapshots known so far.", self.root)
 
     def _read(self) -> None:
         try:
-            snapshots = Registry(self.root).snapshots()
-            if not snapshots and self._batches:
+            self._registry = self._registry or Registry(self.root)
+            snapshots = self._registry.snapshots()
+            if not snapshots and self._snapshots:
                 raise DataError("it is suddenly empty, as if the store were not there")
-            turns = _in_order(snapshots)
-            if turns != self._batches:
-                log.info("The registry of %s holds %d batches.", self.root, len(turns))
-                self._batches = turns
+            if snapshots != self._snapshots:
+                log.info("The registry of %s holds %d snapshots.", self.root, len(snapshots))
+                self._snapshots = snapshots
                 self._keep(snapshots)
+            self._answers = True
         except Exception as error:  # whatever it is, the scheduler must go on
+            self._answers = False
             said = error if isinstance(error, Wat2MdsError) else repr(error)
-            log.error("The registry of %s cannot be read; going on with the batches known so far: %s", self.root, said)
+            log.error("The registry of %s cannot be read; going on with the snapshots known so far: %s", self.root, said)
         self._read_at = time.monotonic()
 
     def _keep(self, snapshots: list[Snapshot]) -> None:
@@ -104,43 +112,49 @@ class RegistryView:
         fresh.write_text(json.dumps([snapshot.to_json().decode() for snapshot in snapshots]), "utf-8")
         fresh.replace(self._cache)
 
-    def _from_cache(self) -> list[Turn]:
+    def _from_cache(self) -> list[Snapshot] | None:
         try:
             kept = json.loads(self._cache.read_text("utf-8"))
-            return _in_order([Snapshot.from_json(text.encode(), str(self._cache)) for text in kept])
+            return [Snapshot.from_json(text.encode(), str(self._cache)) for text in kept]
         except (OSError, ValueError, Wat2MdsError):
-            return []
-
-
-def _in_order(snapshots: Iterable[Snapshot]) -> list[Turn]:
-    batches = (batch for snapshot in snapshots for batch in snapshot.batches())
-    return sorted(Turn(instance(b.run_after), instance(b.partition_date), b.partition_key) for b in batches)
+            return None
 
 
 _views: dict[str, RegistryView] = {}
 
 
-def registered_batches() -> list[Turn]:
-    """The batches of this deployment's registry."""
+def registered_snapshots() -> list[Snapshot]:
+    """Those of this deployment's registry."""
     settings = deployment()
     if not settings.root:
         return []
     if settings.root not in _views:
         cache = Path(settings.registry_cache) if settings.registry_cache else Path(tempfile.gettempdir()) / "wat2mds"
         _views[settings.root] = RegistryView(settings.root, cache)
-    return _views[settings.root].batches()
+    return _views[settings.root].snapshots()
+
+
+# A snapshot has some thousand batches and there are more than a hundred snapshots: turns are made when they are asked for, and kept.
+@lru_cache(maxsize=512)
+def turns(snapshot: Snapshot, covers: str = "all", since: datetime | None = None) -> tuple[Turn, ...]:
+    """A snapshot's batches as the schedule covers them, in running order."""
+    batches = Coverage.parse(covers).batches(snapshot, since)
+    return tuple(sorted(Turn(instance(b.run_after), instance(b.partition_date), b.partition_key) for b in batches))
 
 
 def scheduled_batches() -> list[Turn]:
     """Those that run by themselves."""
-    start = deployment().schedule_from
-    return [] if start is None else [batch for batch in registered_batches() if batch.partition_date >= start]
+    place = deployment()
+    if (since := place.schedule_from) is None:
+        return []
+    recent = [snapshot for snapshot in registered_snapshots() if snapshot.last_date >= since]
+    return sorted(turn for snapshot in recent for turn in turns(snapshot, place.schedule_covers, since))
 
 
 class BatchTimetable(Timetable):
     """Schedules a partitioned DAG: one run a batch, its partition key the batch's."""
 
-    description = "One run for each batch of a registered Common Crawl snapshot, earliest first"
+    description = "One run for each batch of a registered Common Crawl snapshot, in a shuffled order that spreads load"
     partitioned = True
     periodic = True
     # Batches are backfilled out of turn; people look for the newest run.
@@ -190,24 +204,26 @@ class BatchTimetable(Timetable):
         return before.info() if before else DagRunInfo(run_after=_EPOCH, data_interval=None, partition_date=_EPOCH)
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterable[DagRunInfo]:
-        """A backfill's runs: every registered batch in the range, whether or not it would run by itself."""
-        for batch in sorted(registered_batches(), key=lambda batch: batch.partition_date):
-            if earliest <= batch.partition_date <= latest:
-                yield batch.info()
+        """A backfill's runs: every registered batch in the range, whether or not it would run by itself; snapshots oldest first, each
+        in its running order."""
+        for snapshot in registered_snapshots():
+            if earliest <= snapshot.last_date and snapshot.end <= latest:
+                yield from (turn.info() for turn in turns(snapshot) if earliest <= turn.partition_date <= latest)
 
     def _decode_partition_date(self, partition_key: str) -> datetime:
-        known = {batch.key: batch.partition_date for batch in registered_batches()}
-        if partition_key in known:
-            return known[partition_key]
         try:
-            snapshot = parse_partition_key(partition_key)[0]
+            name = parse_partition_key(partition_key)[0]
         except Wat2MdsError as error:
             raise InvalidPartitionKeyError(str(error)) from error
-        if any(key.startswith(f"{snapshot}.") for key in known):
-            raise InvalidPartitionKeyError(f"{snapshot} has no batch {partition_key!r}.{nearest(partition_key, known)}")
-        raise InvalidPartitionKeyError(
-            f"{partition_key!r}: {snapshot} is not registered. Register it: wat2mds snapshots register {snapshot}"
-        )
+        snapshot = next((snapshot for snapshot in registered_snapshots() if snapshot.id == name), None)
+        if snapshot is None:
+            raise InvalidPartitionKeyError(
+                f"{partition_key!r}: {name} is not registered. Register it: wat2mds snapshots register {name}"
+            )
+        known = {turn.key: turn.partition_date for turn in turns(snapshot)}
+        if partition_key not in known:
+            raise InvalidPartitionKeyError(f"{name} has no batch {partition_key!r}.{nearest(partition_key, known)}")
+        return known[partition_key]
 
     def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
         return None  # type: ignore[return-value]  # runs of a partitioned DAG have none; Airflow asks all the same

@@ -22,6 +22,7 @@ READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
 # Core modules that DAG files and plugins may load: they are read every few seconds, by every component.
 LIGHT_CORE = {
     *(
+        "coverage",
         "errors",
         "figures",
         "settings",

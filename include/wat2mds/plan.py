@@ -41,13 +41,13 @@ class WatUnit(TypedDict):
     digests: dict[str, str]
 
 
-def parse_ranges(text: str) -> list[int]:
+def parse_ranges(text: str, of: str = "WAT files") -> list[int]:
     """``"0-9,17"`` as numbers, ascending, each once. Raises ConfigError."""
     numbers: set[int] = set()
     for part in re.split(r"\s*,\s*", text.strip()):
         match = re.fullmatch(r"(\d{1,5})(?:\s*-\s*(\d{1,5}))?", part)
         if not match:
-            raise ConfigError(f"{text!r} is no list of WAT files: write numbers and ranges, such as 0-9,17")
+            raise ConfigError(f"{text!r} is no list of {of}: write numbers and ranges, such as 0-9,17")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ConfigError(f"{text!r}: the range {part} runs backwards")

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from wat2mds.errors import ConfigError, DataError, TransientError
@@ -97,7 +99,16 @@ def client(token: str = "") -> httpx.Client:
     headers = {"User-Agent": "wat2mds", "Accept-Encoding": "identity"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS), headers=headers)
+    limits = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    return httpx.Client(follow_redirects=True, timeout=limits, headers=headers, verify=_tls())
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients of the process: loading the authorities takes longer than asking a near server for a short list."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def look(url: str, token: str = "", access: str = "") -> tuple[int | None, str, list[str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,9 @@ def tag_of_file(source: Path, part_bytes: int) -> str:
     return f'"{whole.hexdigest()}-{len(parts)}"'
 
 
-def abort_uploads(bucket: str, prefix: str) -> int:
-    """End the multipart uploads of keys with this prefix that were begun and neither completed nor aborted. Returns how many.
+def abort_uploads(bucket: str, prefix: str, before: datetime | None = None, *, dry_run: bool = False) -> int:
+    """End the multipart uploads of keys with this prefix that were begun, ``before`` a time if it is given, and neither completed nor
+    aborted. Returns how many; with ``dry_run`` they are only counted.
 
     Of a live upload it makes a failed one, whose writer tries again. A store that does not let us list them is left as it is, with a
     warning. Raises TransientError.
@@ -151,6 +152,11 @@ def abort_uploads(bucket: str, prefix: str) -> int:
     try:
         for page in boto.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
             for upload in page.get("Uploads", []):
+                if before is not None and upload["Initiated"] >= before:
+                    continue
+                if dry_run:
+                    count += 1
+                    continue
                 try:
                     boto.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                 except boto.exceptions.NoSuchUpload:  # ended meanwhile, or a first try whose answer was lost
@@ -174,7 +180,7 @@ def abort_uploads(bucket: str, prefix: str) -> int:
         raise TransientError(
             f"cannot end unfinished uploads below s3://{bucket}/{prefix}: {without_secrets(str(error))}"
         ) from None
-    if count:
+    if count and not dry_run:
         log.info("s3://%s/%s: ended %d multipart uploads that nobody had finished", bucket, prefix, count)
     return count
 

@@ -105,6 +105,17 @@ class Deployment(BaseModel):
     schedule_from: datetime | None = Field(
         None, description="no batch with an earlier partition date runs by itself; empty: none does"
     )
+    schedule_covers: str = Field(
+        "all",
+        pattern=r"^(all|\d{1,3}(\.\d+)?%|segments:\d{1,2}(-\d{1,2})?(,\d{1,2}(-\d{1,2})?)*)$",
+        description="how much of each snapshot runs by itself: all, a share such as 10%, or segments:0-9,17 by their numbers",
+    )
+    snapshot_segments: int = Field(
+        100, ge=1, description="segments of a whole snapshot: one that lists fewer is left for the next day's refresh"
+    )
+    maintain_removes: bool = Field(
+        False, description="whether the weekly runs of the DAG maintain remove what they find; false: they list it"
+    )
     store_timeout: float = Field(120, gt=0, description="seconds for one request to an object store, its answer included")
     store_retries: int = Field(
         10, ge=0, description="further tries of a request that an object store failed (5xx, SlowDown, reset)"

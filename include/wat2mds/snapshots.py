@@ -1,28 +1,33 @@
 """Common Crawl's snapshots: their listing, their segments and WAT files, and the batches they are cut into.
 
 In: ``collinfo.json`` and ``wat.paths.gz``, by URL or path. Out: the registry, one immutable entry a snapshot, made by a conditional
-create; the batch size is fixed there, so that a partition key never changes its meaning. Guaranteed: a malformed or unreadable
-listing changes nothing. What does not belong here: when batches run (the timetable in ``plugins/``).
+create; batch size and seed are fixed there, so that a partition key never changes its meaning. Guaranteed: a malformed or unreadable
+listing changes nothing. What does not belong here: when batches run (the timetable in ``plugins/``), which snapshots are new
+(``refresh.py``).
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from wat2mds.errors import ConfigError, DataError, TransientError, nearest
-from wat2mds.store import Store, join
+from wat2mds.store import Object, Store, join
 
 BATCH_SIZE = 60  # WAT files; bounds the members of a mapped task group, whose cost grows with their number
+# Of the shuffles of new entries. Neighbouring WAT files repeat hosts: LAION had fewer complaints when it took them in random order.
+SEED = 0
 _NUMBER = re.compile(r"-(\d{5})(?:[-.][^/]*)?\.wat(?:\.gz)?$")
 _PATH = re.compile(r"^crawl-data/(?P<snapshot>[^/]+)/segments/(?P<segment>[^/]+)/wat/[^/]+$")
-_KEY = re.compile(r"^(?P<snapshot>[A-Za-z0-9-]+)\.(?P<segment>\d+\.\d+)\.b(?P<index>\d{2,})$")
+_NAME = re.compile(r"[A-Za-z0-9-]+")
+_KEY = re.compile(r"^(?P<snapshot>[A-Za-z0-9-]+)\.(?P<segment>\d+(?:\.\d+)?)\.b(?P<index>\d{2,})$")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """Up to ``batch_size`` WAT files of one segment; ``number`` runs over the whole snapshot, ``index`` over the segment."""
+    """Up to ``batch_size`` WAT files of one segment; ``index`` runs over the segment, ``number`` over the snapshot, and dates it.
+
+    ``run_after`` orders the batches of all snapshots as they run.
+    """
 
     snapshot: str
     segment: str
@@ -64,7 +72,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One registered Common Crawl release. Times are UTC."""
+    """One registered Common Crawl release. Times are UTC.
+
+    ``seed`` decides which WAT files make a batch and in which order batches run; None, as in entries made before there was a seed, is
+    the listing's order for both.
+    """
 
     id: str
     start: datetime
@@ -73,16 +85,62 @@ class Snapshot:
     batch_size: int
     source: str
     segments: tuple[Segment, ...]
+    seed: int | None = None
+
+    @property
+    def wat_file_count(self) -> int:
+        return sum(segment.wat_file_count for segment in self.segments)
+
+    @property
+    def batch_count(self) -> int:
+        return sum(self._batches_of(segment) for segment in self.segments)
+
+    @property
+    def last_date(self) -> datetime:
+        """The last partition date; the first is ``end``."""
+        return self.end + timedelta(minutes=self.batch_count - 1)
+
+    @property
+    def last_turn(self) -> datetime:
+        """No batch has a later ``run_after``."""
+        if self.seed is None:
+            return max(self.last_date, self.registered_at + timedelta(milliseconds=self.batch_count))
+        return max(self.end, self.registered_at) + timedelta(microseconds=self.batch_count)
 
     def batches(self) -> Iterator[Batch]:
-        """In running order. The partition date is the snapshot's end plus the running number in minutes."""
+        """In running order: shuffled by the seed. The partition date is the snapshot's end plus the batch's number in minutes; with a
+        seed batches are numbered by Common Crawl's own segment numbers, so that a range of segments is a range of dates."""
+        made = list(self._numbered())
+        if self.seed is None:
+            yield from made
+            return
+        first = max(self.end, self.registered_at)
+        for turn, batch in enumerate(sorted(made, key=lambda batch: self._lot(batch.partition_key))):
+            yield replace(batch, run_after=first + timedelta(microseconds=turn))
+
+    def _numbered(self) -> Iterator[Batch]:
+        segments = self.segments if self.seed is None else sorted(self.segments, key=lambda one: (one.number, one.name))
         number = 0
-        for segment in self.segments:
-            for index in range(-(-segment.wat_file_count // self.batch_size)):
+        for segment in segments:
+            for index in range(self._batches_of(segment)):
                 date = self.end + timedelta(minutes=number)
                 after = max(date, self.registered_at + timedelta(milliseconds=number))
                 yield Batch(self.id, segment.name, index, number, date, after)
                 number += 1
+
+    def members(self, segment: Segment, index: int) -> list[int]:
+        """A batch's WAT files by their place in the segment's listing, ascending; empty for a batch that the segment does not have."""
+        places = list(range(segment.wat_file_count))
+        if self.seed is not None:
+            places.sort(key=lambda place: self._lot(f"{self.id}.{segment.name}", place))
+        return sorted(places[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def _batches_of(self, segment: Segment) -> int:
+        return -(-segment.wat_file_count // self.batch_size)
+
+    def _lot(self, name: str, place: int = 0) -> bytes:
+        """What a shuffle sorts by: the same on every machine, for ever."""
+        return hashlib.blake2b(f"{self.seed} {name} {place}".encode(), digest_size=16).digest()
 
     def segment(self, name_or_number: str) -> Segment:
         """By Common Crawl's name or its own number. Raises ConfigError naming what there is."""
@@ -156,11 +214,16 @@ class Registry:
 
     def __init__(self, root: str) -> None:
         self.store = Store(join(root, "registry"))
+        self._entries: dict[Object, Snapshot] = {}
 
     def snapshots(self) -> list[Snapshot]:
-        """All registered ones, oldest first. Raises DataError for a malformed entry, TransientError when the store is down."""
-        found = [self._read(name) for name in self.store.names()[1] if self.store.exists(f"{name}/snapshot.json")]
-        return sorted(found, key=lambda snapshot: (snapshot.end, snapshot.id))
+        """All registered ones, oldest first; an entry is read once. Raises DataError for a malformed one, TransientError when the store
+        is down."""
+        entries = [entry for entry in self.store.walk() if entry.path.endswith("/snapshot.json")]
+        self._entries = {
+            entry: self._entries.get(entry) or self._read(entry.path.removesuffix("/snapshot.json")) for entry in entries
+        }
+        return sorted(self._entries.values(), key=lambda snapshot: (snapshot.end, snapshot.id))
 
     def get(self, name: str | None) -> Snapshot:
         """One by its id, or the newest for None. Raises ConfigError naming the nearest registered one."""
@@ -188,41 +251,54 @@ class Registry:
         name, segment_name, index = parse_partition_key(partition_key)
         snapshot = self.get(name)
         segment = snapshot.segment(segment_name)
-        files = self.wat_files(snapshot, segment)[index * snapshot.batch_size : (index + 1) * snapshot.batch_size]
-        if not files:
+        places = snapshot.members(segment, index)
+        if not places:
             last = -(-segment.wat_file_count // snapshot.batch_size) - 1
             raise ConfigError(f"{partition_key}: the segment's last batch is b{last:02d}")
-        return snapshot, segment, files
+        files = self.wat_files(snapshot, segment)
+        return snapshot, segment, [files[place] for place in places]
 
-    def register(self, name: str, *, collinfo: str, source: str, batch_size: int = BATCH_SIZE) -> Snapshot:
+    def register(
+        self, name: str, *, collinfo: str, source: str, batch_size: int = BATCH_SIZE, seed: int | None = SEED
+    ) -> Snapshot:
         """Make a snapshot known, with its segments; one registered already is returned unchanged.
 
-        Raises ConfigError for a snapshot that Common Crawl does not list, DataError for a malformed listing.
+        Raises ConfigError for a snapshot that Common Crawl does not list, DataError for a malformed listing, TransientError where there
+        is none.
         """
         if self.store.exists(f"{name}/snapshot.json"):
             return self._read(name)
         listed = read_collinfo(collinfo)
         if name not in listed:
             raise ConfigError(f"{collinfo} lists no snapshot {name!r}.{nearest(name, listed)}")
-        where = join(source, "crawl-data", name, "wat.paths.gz")
-        data = _read_url(where)
-        segments = parse_wat_paths(data, where).get(name)
-        if segments is None:
-            raise DataError(f"{where} lists no WAT file of {name}")
+        data = read_wat_paths(source, name)
+        if data is None:
+            raise TransientError(f"{wat_paths_url(source, name)} does not exist (yet?): check the snapshot's name and the source")
+        segments = segments_of(data, name, wat_paths_url(source, name))
+        return self.add(data, name, listed[name], source=source, segments=segments, batch_size=batch_size, seed=seed)
+
+    def add(
+        self,
+        listing: bytes,
+        name: str,
+        times: tuple[datetime, datetime],
+        *,
+        source: str,
+        segments: tuple[Segment, ...],
+        batch_size: int,
+        seed: int | None,
+    ) -> Snapshot:
+        """Write an entry; of two at once the first stands. ``times``: of its first and last fetch; ``listing``: its wat.paths.gz.
+
+        Raises ConfigError where its batches' dates would run into another snapshot's.
+        """
         known = self.snapshots()
-        # Distinct times keep every run_after distinct: the scheduler moves on by it.
-        now = max([datetime.now(UTC), *(s.registered_at + timedelta(minutes=1) for s in known)])
-        snapshot = Snapshot(
-            id=name,
-            start=listed[name][0],
-            end=listed[name][1],
-            registered_at=now,
-            batch_size=batch_size,
-            source=source,
-            segments=tuple(Segment(segment, len(paths)) for segment, paths in segments.items()),
-        )
-        _require_own_dates(snapshot, known)
-        self.store.write(f"{name}/wat.paths.gz", data)
+        # Turns of snapshots do not mix: what is registered later runs later.
+        now = max([datetime.now(UTC), *(other.last_turn for other in known)])
+        snapshot = Snapshot(name, *times, now, batch_size, source, segments, seed)
+        if problem := date_problem(snapshot, known):
+            raise ConfigError(problem)
+        self.store.write(f"{name}/wat.paths.gz", listing)
         self.store.create(f"{name}/snapshot.json", snapshot.to_json())
         return self._read(name)
 
@@ -242,24 +318,47 @@ class Registry:
 
 
 def read_collinfo(url: str) -> dict[str, tuple[datetime, datetime]]:
-    """Common Crawl's list of snapshots: {id: (from, to)}, UTC. Raises DataError for anything else."""
+    """Common Crawl's list of snapshots: {id: (from, to)}, UTC. Raises DataError for anything else, TransientError where it is not."""
+    content = _read_url(url)
+    if content is None:
+        raise TransientError(f"{url} does not exist (yet?): check the address of Common Crawl's list of snapshots")
     try:
-        entries: list[dict[str, Any]] = json.loads(_read_url(url))
-        return {entry["id"]: (_utc(entry["from"]), _utc(entry["to"])) for entry in entries}
+        entries: list[dict[str, Any]] = json.loads(content)
+        found = {entry["id"]: (_utc(entry["from"]), _utc(entry["to"])) for entry in entries}
+        if not found or not all(_NAME.fullmatch(name) and start <= end for name, (start, end) in found.items()):
+            raise ValueError("it is empty, or an entry's name or times are not such")
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{url} is not Common Crawl's list of snapshots: {error!r}") from error
+    return found
 
 
-def _require_own_dates(snapshot: Snapshot, known: Iterable[Snapshot]) -> None:
-    """Airflow knows a batch by its partition date: two batches must not share one."""
-    dates = [batch.partition_date for batch in snapshot.batches()]
+def wat_paths_url(source: str, name: str) -> str:
+    """Where Common Crawl lists a snapshot's WAT files."""
+    return join(source, "crawl-data", name, "wat.paths.gz")
+
+
+def read_wat_paths(source: str, name: str) -> bytes | None:
+    """``wat.paths.gz`` of a snapshot as it lies there; None where there is none. Raises TransientError."""
+    return _read_url(wat_paths_url(source, name))
+
+
+def segments_of(listing: bytes, name: str, where: str) -> tuple[Segment, ...]:
+    """A snapshot's segments by its ``wat.paths.gz``. Raises DataError."""
+    segments = parse_wat_paths(listing, where).get(name)
+    if segments is None:
+        raise DataError(f"{where} lists no WAT file of {name}")
+    return tuple(Segment(segment, len(paths)) for segment, paths in segments.items())
+
+
+def date_problem(snapshot: Snapshot, known: Iterable[Snapshot]) -> str:
+    """Airflow knows a batch by its partition date: two must not share one. What is wrong, or nothing."""
     for other in known:
-        theirs = [batch.partition_date for batch in other.batches()]
-        if dates[0] <= theirs[-1] and theirs[0] <= dates[-1]:
-            raise ConfigError(
-                f"with batches of {snapshot.batch_size} WAT files {snapshot.id} would have {len(dates):,} batches, a minute apart, "
-                f"whose dates run into those of {other.id}: choose a larger batch size"
+        if snapshot.end <= other.last_date and other.end <= snapshot.last_date:
+            return (
+                f"with batches of {snapshot.batch_size} WAT files {snapshot.id} would have {snapshot.batch_count:,} batches, a minute "
+                f"apart, whose dates run into those of {other.id}: choose a larger batch size"
             )
+    return ""
 
 
 def _utc(text: str) -> datetime:
@@ -267,10 +366,11 @@ def _utc(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _read_url(url: str) -> bytes:
+def _read_url(url: str) -> bytes | None:
     from wat2mds.source import look_up, read  # a web client, which Airflow need not load
 
     try:
-        return read(look_up(url))
-    except DataError as error:
-        raise TransientError(f"{url} does not exist (yet?): check the snapshot's name and the source. {error}") from error
+        source = look_up(url)
+    except DataError:  # there is no such file
+        return None
+    return read(source)

@@ -203,9 +203,11 @@ class Store:
             return False
         return found.size == source.stat().st_size and found.tag == s3.tag_of_file(source, part_bytes)
 
-    def abort_uploads(self, prefix: str) -> int:
-        """End multipart uploads below a folder that nobody finished. Returns how many; raises TransientError."""
-        return s3.abort_uploads(self._bucket, join(self._prefix, prefix).strip("/") + "/") if self._is_s3 else 0
+    def abort_uploads(self, prefix: str = "", before: datetime | None = None, *, dry_run: bool = False) -> int:
+        """End multipart uploads below a folder that nobody finished (``s3.abort_uploads``). Returns how many; raises TransientError."""
+        if not self._is_s3:
+            return 0
+        return s3.abort_uploads(self._bucket, join(self._prefix, prefix).strip("/") + "/", before, dry_run=dry_run)
 
     def get_file(self, path: str, target: Path) -> Path:
         """Download to a local file, streamed; the file is there when it is whole. Raises FileNotFoundError."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
+from airflow.sdk.exceptions import ParamValidationError
 
 from tests.airflow_env import DAGS
 from wat2mds_form import PARAMS, plan_arguments
@@ -83,3 +85,13 @@ def test_a_filled_in_form_is_passed_on():
         "--set=filter.min_similarity=0.3",
         "--set=filter.min_similarity_other=0.3",
     ]
+
+
+def test_settings_without_a_field_are_passed_on_as_written():
+    written = "filter.min_similarity=0.5\n\n download.user_agent_token = x=y "
+    arguments = plan_arguments(context(KEY, settings=written))
+    assert arguments[2:] == ["--set=filter.min_similarity=0.5", "--set=download.user_agent_token = x=y"]
+    field = copy.deepcopy(PARAMS["settings"])  # resolving keeps the value
+    field.resolve(written)
+    with pytest.raises(ParamValidationError):
+        field.resolve("min_similarity 0.5")

@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.deploy.rest import AirflowClient
 from wat2mds.reading import open_subset, temporary_dataset
-from wat2mds.snapshots import Registry
+from wat2mds.snapshots import Registry, read_collinfo
 from wat2mds.store import Layout, Store
 from wat2mds.subsets import built_versions
 from wat2mds.versions import Version, open_table, read_version
@@ -45,6 +47,7 @@ from wat2mds.world.replay import Archive
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 DAG, IMPORT_DAG, RETRY_DAG, SUBSET_DAG = "build_dataset", "build_from_metadata", "retry_downloads", "build_subset"
+REFRESH_DAG = "refresh_snapshots"
 BLACKBOOK, PHOTOGRAPHS, BROKEN = "CC-MAIN-2008-18", "CC-MAIN-2020-05", "CC-MAIN-2021-04"
 # Called with host and target of each request; an answer that it returns is given in place of the world's.
 Hook = Callable[[str, str], "Answer | None"]
@@ -60,6 +63,13 @@ class Live:
     world: World
     root: str
     on_request: list[Hook] = field(default_factory=list)
+    refreshed: list[dict[str, Any]] = field(default_factory=list)
+
+    def refresh(self, run_id: str) -> None:
+        """The end of one run of refresh_snapshots, and its result."""
+        ended = self.client.wait(REFRESH_DAG, run_id, check=self.airflow.check, timeout=300)
+        assert ended["state"] == "success", self.explain(run_id, REFRESH_DAG)
+        self.refreshed.append(self.client.xcom(REFRESH_DAG, run_id, "refresh"))
 
     def layout(self, dataset: str) -> Layout:
         return Layout(self.root, dataset)
@@ -98,15 +108,15 @@ class Live:
         found: list[str] = table["uid"].to_pylist()
         return found
 
-    def published_bytes(self, dataset: str, wat_file: str) -> dict[str, str]:
+    def published_bytes(self, dataset: str, wat_file: str, snapshot: str = NEWER) -> dict[str, str]:
         """One WAT file's shards, their index and embeddings by path, and the table's rows but for fetched_at, which is in the
         metadata and outcomes too."""
         url = self.layout(dataset).dataset
         version = read_version(url)
         store = Store(url)
-        (unit,) = [u for u in version.units.values() if (u.snapshot, u.wat_file) == (NEWER, wat_file)]
+        (unit,) = [u for u in version.units.values() if (u.snapshot, u.wat_file) == (snapshot, wat_file)]
         paths = [o.path for o in unit.objects if o.path.startswith(("shards/", "embeddings/")) and "/metadata/" not in o.path]
-        table = open_table(url, version).to_pyarrow_table(filters=[("snapshot", "=", NEWER), ("wat_file", "=", wat_file)])
+        table = open_table(url, version).to_pyarrow_table(filters=[("snapshot", "=", snapshot), ("wat_file", "=", wat_file)])
         rows = table.drop_columns(["fetched_at"]).sort_by("uid").to_pylist()
         assert rows
         found = {path: hashlib.sha256(store.read(path)).hexdigest() for path in paths}
@@ -129,8 +139,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     world = draw_world(base / "world")
     root = (base / "store").as_uri()
     registry = Registry(root)
-    for name in (OLDER, NEWER):
-        registry.register(name, collinfo=str(world.collinfo), source=str(world.crawl))
+    # The older snapshot is listed, but its WAT files are not yet.
+    listing = world.crawl / "crawl-data" / OLDER / "wat.paths.gz"
+    hidden = listing.rename(base / listing.name)
     sources: list[Source] = []
     if SHARED.is_dir():
         data = SHARED / "data"
@@ -150,12 +161,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 return made
         return everything(host, target)
 
-    newer = registry.get(NEWER)
-    with Origin(answer) as origin:
+    with Origin(answer) as origin, served(world.crawl) as common_crawl:
         settings = {
+            "WAT2MDS_SOURCE": common_crawl,
+            "WAT2MDS_COLLINFO": f"{common_crawl}/collinfo.json",
+            "WAT2MDS_SNAPSHOT_SEGMENTS": "1",
             "WAT2MDS_DATASET": "demo",
             "WAT2MDS_PROFILE": "demo",
-            "WAT2MDS_SCHEDULE_FROM": newer.start.isoformat(),
+            "WAT2MDS_SCHEDULE_FROM": read_collinfo(str(world.collinfo))[NEWER][0].isoformat(),
             "WAT2MDS_DOWNLOAD__RESOLVER": origin.address,
             "WAT2MDS_DOWNLOAD__PROCESSES": "1",
             "WAT2MDS_DOWNLOAD__HOST_REST": "0.2",
@@ -165,7 +178,34 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         }
         with Launcher(base / "home", root, dags=DAGS, plugins=PLUGINS, settings=settings) as airflow, airflow.client() as client:
             client.wait_for_dag(DAG)
-            yield Live(airflow, client, world, root, hooks)
+            live = Live(airflow, client, world, root, hooks)
+            client.wait_for_dag(REFRESH_DAG)
+            client.set_paused(REFRESH_DAG, False)
+            while not (runs := client.runs(REFRESH_DAG)):  # today's
+                airflow.check()
+                time.sleep(0.5)
+            live.refresh(runs[0]["dag_run_id"])
+            hidden.rename(listing)
+            live.refresh(client.trigger(REFRESH_DAG))
+            yield live
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder over HTTP, as Common Crawl's server gives it: its URL."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *request: Any) -> None:
+            super().__init__(*request, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
 
 
 def write_real_photographs(folder: Path, data: Path) -> PhotographWorld:
@@ -198,6 +238,14 @@ def kill_once(root: str) -> Hook:
                     os.kill(process.pid, signal.SIGKILL)
 
     return hook
+
+
+def test_new_snapshots_are_registered_as_they_appear(live: Live) -> None:
+    first, second = live.refreshed
+    assert (first["listed"], first["registered"]) == (2, [NEWER])
+    assert f"{OLDER}/wat.paths.gz: its WAT files are not listed yet" in first["left"][OLDER]
+    assert (second["known"], second["registered"], second["left"]) == (1, [OLDER], {})
+    assert {NEWER, OLDER} <= {snapshot.id for snapshot in Registry(live.root).snapshots()}
 
 
 def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live: Live) -> None:
@@ -263,13 +311,19 @@ def test_a_backfill_builds_one_batch(live: Live) -> None:
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return summary
 
-    assert backfill("--dry-run") == {"dry_run": True, "runs": 1}
+    live.client.set_paused(DAG, False)
+    looked = backfill("--dry-run")
+    assert (looked["dry_run"], looked["batches"]) == (True, {key: {"wat_files": 3, "done": 0, "from": {"extract": 3}}})
     backfill()
     run_id = ""
     while not run_id:
         time.sleep(1)
         live.airflow.check()
         run_id = next((r["dag_run_id"] for r in live.client.runs(DAG, run_type=["backfill"]) if r["partition_key"] == key), "")
+    for run in live.client.runs(
+        DAG, state=["queued", "running"]
+    ):  # what the schedule began meanwhile too, where this test runs alone
+        live.finish(run["dag_run_id"])
     assert live.finish(run_id) == "success", live.explain(run_id)
     assert sorted(live.uids("demo")) == sorted(live.world.expected.uids())
 

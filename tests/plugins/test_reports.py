@@ -8,9 +8,9 @@ import pytest
 
 import wat2mds_reports
 from wat2mds.quality import store_report
-from wat2mds.store import Layout
+from wat2mds.store import Layout, Store
 from wat2mds_operator import StageOperator
-from wat2mds_reports import QualityReport, read_page
+from wat2mds_reports import QualityReport, read_manifest_of, read_page
 
 UNIT = {
     "snapshot": "CC-MAIN-2023-50",
@@ -30,14 +30,36 @@ def test_the_link_leads_to_the_page_that_validate_stores(root: str, monkeypatch:
     layout = Layout(root, "demo")
     unit = UNIT | {"dataset": layout.dataset, "work": layout.work("CC-MAIN-2023-50", "1.67", "00017")}
     operator = StageOperator(task_id="validate", stage="validate", units=unit)
-    (link,) = operator.operator_extra_links
+    _, link = operator.operator_extra_links
     found = link.get_link(operator, ti_key=None)
     store_report(layout.dataset, "CC-MAIN-2023-50.1.67.00017", "0123456789ab", b"{}", b"<p>page</p>")
     prefix = "http://airflow.example:8080/wat2mds/reports/demo/"
     assert found.startswith(prefix)
     assert read_page(root, "demo", found.removeprefix(prefix)) == b"<p>page</p>"
     assert isinstance(link, QualityReport)
-    assert not StageOperator(task_id="convert", stage="convert", units=unit).operator_extra_links
+    assert not StageOperator(task_id="publish", stage="publish", units=[unit]).operator_extra_links
+
+
+def test_every_task_of_a_wat_file_leads_to_its_manifest_and_report_to_the_runs(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    layout = Layout(root, "demo")
+    digests = {"convert": "0123456789ab"}
+    work = layout.work("CC-MAIN-2023-50", "1.67", "00017")
+    unit = UNIT | {"dataset": layout.dataset, "work": work, "digests": digests, "batch": "CC-MAIN-2023-50.1.67.b00"}
+    Store(work).write("convert/0123456789ab.json", b"{}")
+    Store(work).write("convert/0123456789ab.ab/secret.json", b"{}")
+    operator = StageOperator(task_id="convert", stage="convert", units=unit)
+    (link,) = operator.operator_extra_links
+    path = link.get_link(operator, ti_key=None).removeprefix("/wat2mds/manifests/demo/")
+    assert read_manifest_of(root, "demo", path) == b"{}"
+    assert read_manifest_of(root, "demo", path.replace("convert", "upload")) is None
+    for wrong in (path.replace(".json", ".ab/secret.json"), f"../work/{path}", "settings/0123456789ab.json", ""):
+        assert read_manifest_of(root, "demo", wrong) is None
+    report = StageOperator(task_id="report", stage="report", units=[unit])
+    (link,) = report.operator_extra_links
+    assert link.get_link(report, ti_key=None) == "/wat2mds/reports/demo/CC-MAIN-2023-50.1.67.b00.html"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_plan_is_uris_and_its_commands_name_the_manifests(registry: Registry, 
     units = plan_run(str(tmp_path / "store"), "demo", settings, chosen)
     assert len(units) == 10
     unit = units[3]
-    assert unit["source"].endswith("-00123.warc.wat.gz")
+    assert unit["source"].endswith(f"-{unit['wat_file']}.warc.wat.gz")
     assert unit["batch"] == f"{NAME}.{SEGMENT}.b02"
     for stage in STAGES:
         arguments = stage_arguments(stage, units if stage == "dedup" else unit)

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -249,3 +250,17 @@ def test_a_download_cut_short_leaves_no_half(s3_root: str, proxy: FaultProxy, tm
     assert list(tmp_path.iterdir()) == []
     proxy.once("cut", "GET", "/x")
     assert store.get_file("x", tmp_path / "x").read_bytes() == bytes(100_000)
+
+
+def test_only_unfinished_uploads_of_a_certain_age_are_ended(s3_root: str, s3_server: str) -> None:
+    import boto3
+
+    boto = boto3.client("s3", endpoint_url=s3_server)
+    prefix = s3_root.removeprefix("s3://tests/")
+    boto.create_multipart_upload(Bucket="tests", Key=f"{prefix}/a/begun")
+    store = Store(s3_root)
+    (begun,) = (entry["Initiated"] for entry in boto.list_multipart_uploads(Bucket="tests", Prefix=prefix)["Uploads"])
+    assert store.abort_uploads(before=begun - timedelta(days=1)) == 0
+    later = begun + timedelta(days=1)
+    assert store.abort_uploads(before=later, dry_run=True) == store.abort_uploads(before=later) == 1
+    assert store.abort_uploads() == 0

@@ -12,7 +12,21 @@ from typing import NoReturn
 
 import typer
 
-from wat2mds.cli import datasets, derived, failures, heads, ledger, models, runs, stages, subsets, versions, worlds
+from wat2mds.cli import (
+    backfill,
+    datasets,
+    derived,
+    failures,
+    heads,
+    ledger,
+    models,
+    runs,
+    schedule,
+    stages,
+    subsets,
+    versions,
+    worlds,
+)
 from wat2mds.errors import ConfigError, TransientError, Wat2MdsError, nearest
 
 log = logging.getLogger("wat2mds")
@@ -25,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (stages, runs, failures, datasets, derived, heads, models, versions, subsets, ledger, worlds):
+for module in (stages, runs, backfill, schedule, failures, datasets, derived, heads, models, versions, subsets, ledger, worlds):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Commands about whole runs: plan and report, which the DAG calls, and run, backfill and status, which ask Airflow."""
+"""Commands about whole runs: plan and report, which the DAG calls, and run and status, which ask Airflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,8 @@ from wat2mds.imports import find_files, number_files
 from wat2mds.layout import join, progress_path
 from wat2mds.plan import choose_wat_files, estimate, parse_ranges, plan_run, require_import_name
 from wat2mds.report import make_report, require_green
+from wat2mds.reprocess import forget_lost
+from wat2mds.retention import mark_planned
 from wat2mds.settings import FIRST_STAGES, Settings, deployment
 from wat2mds.snapshots import Registry
 from wat2mds.store import Store
@@ -33,7 +37,7 @@ SnapshotName = Annotated[str | None, typer.Option(help="Registered snapshot, CC-
 
 
 def register(app: typer.Typer) -> None:
-    for command in (plan, plan_import, report, run, backfill, status):
+    for command in (plan, plan_import, report, run, status):
         app.command(command.__name__.replace("_", "-"))(command)
 
 
@@ -92,6 +96,13 @@ def plan_import(
 def _hand_on(units: list[plans.WatUnit], settings: Settings) -> None:
     """The end of either plan: where it leads, and the units for the tasks that follow."""
     log.info("dataset %s, profile %s, settings %s", units[0]["dataset"], settings.profile, units[0]["settings"])
+    for unit in units:
+        mark_planned(unit)
+        if lost := forget_lost(unit):
+            log.warning(
+                "WAT file %s: intermediate files of %s are gone (retention) and are needed: made again",
+                *(unit["wat_file"], ", ".join(lost)),
+            )
     emit({"stage": "plan", "batch": units[0]["batch"], "counts": {"wat_files": len(units)}, "units": units})
 
 
@@ -148,45 +159,6 @@ def run(
         raise DataError(f"the run is red: open {done['url']}, or read the log of its failed task")
 
 
-def backfill(
-    first: Annotated[str, typer.Option("--from", help="First snapshot of the range.", metavar="SNAPSHOT")],
-    last: Annotated[
-        str | None, typer.Option("--to", help="Last snapshot of the range. Default: the same.", metavar="SNAPSHOT")
-    ] = None,
-    profile: Profile = None,
-    dataset: Dataset = None,
-    reprocess: Annotated[str, typer.Option(help="Batches that ran before: none, failed or completed are run again.")] = "none",
-    max_active_runs: Annotated[int, typer.Option(help="Runs at a time.", min=1, max=100)] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the batches.")] = False,
-) -> None:
-    """Have Airflow's own backfill build every batch of a range of registered snapshots."""
-    if reprocess not in ("none", "failed", "completed"):
-        raise ConfigError(f"--reprocess is none, failed or completed, not {reprocess!r}")
-    registry = Registry(store_root(None))
-    chosen = registry.get(first), registry.get(last or first)
-    dates = [batch.partition_date for snapshot in chosen for batch in snapshot.batches()]
-    if chosen[1].end < chosen[0].end:
-        raise ConfigError(f"{chosen[1].id} is older than {chosen[0].id}: --from names the older one")
-    conf = {k: v for k, v in {"profile": profile, "dataset": dataset}.items() if v is not None}
-    with airflow_client() as airflow:
-        made = airflow.backfill(
-            DAG,
-            min(dates).isoformat(),
-            max(dates).isoformat(),
-            reprocess=reprocess,
-            max_active_runs=max_active_runs,
-            conf=conf,
-            dry_run=dry_run,
-        )
-    if dry_run:
-        keys = [entry["partition_key"] for entry in made["backfills"]]
-        for key in keys:
-            log.info("would run %s", key)
-        emit({"dry_run": True, "runs": len(keys)})
-    else:
-        emit({"backfill": made["id"], "from": made["from_date"], "to": made["to_date"]})
-
-
 def status(
     failures: Annotated[
         bool, typer.Option("--failures", help="What failed to download of the published WAT files, instead of runs.")
@@ -197,19 +169,36 @@ def status(
     root: Root = None,
     dataset: Dataset = None,
 ) -> None:
-    """The newest runs of build_dataset: of each download that runs its rate, failures and time left; with --failures, what failed."""
+    """The newest runs of build_dataset: downloads with rate, failures and time left, backfills; with --failures, what failed."""
     if failures or out:
         list_failures(store_root(root), dataset, out)
         return
     with airflow_client() as airflow:
-        runs = airflow.runs(DAG)[-10:]
+        everything = airflow.runs(DAG)
+        runs = everything[-10:]
         downloads: dict[str, dict[str, Any]] = {}
         for entry in runs:
             run_id = entry["dag_run_id"]
             log.info("%-8s %s", entry["state"], airflow.link(DAG, run_id))
             if entry["state"] == "running":
                 downloads[run_id] = _downloads(airflow, run_id)
-        emit({"runs": {entry["dag_run_id"]: entry["state"] for entry in runs}, "downloads": downloads})
+        found = _backfills(airflow, everything)
+        emit({"runs": {entry["dag_run_id"]: entry["state"] for entry in runs}, "downloads": downloads, "backfills": found})
+
+
+def _backfills(airflow: AirflowClient, runs: list[dict[str, Any]]) -> dict[int, dict[str, int]]:
+    """Runs by state of the backfills that are not complete, each said too."""
+    found = {}
+    for entry in airflow.backfills(DAG):
+        if entry["completed_at"] is not None:
+            continue
+        since = datetime.fromisoformat(entry["created_at"])
+        members = [r for r in runs if r["run_type"] == "backfill" and datetime.fromisoformat(r["queued_at"]) >= since]
+        states = dict(sorted(Counter(run["state"] for run in members).items()))
+        told = ", ".join(f"{count} {state}" for state, count in states.items())
+        log.info("backfill %d%s: %s", entry["id"], ", paused" if entry["is_paused"] else "", told)
+        found[entry["id"]] = states
+    return found
 
 
 def _downloads(airflow: AirflowClient, run_id: str) -> dict[str, Any]:

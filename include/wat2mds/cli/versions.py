@@ -1,10 +1,10 @@
-"""Commands about a dataset's versions: list, open, withdraw; verify; vacuum."""
+"""Commands about a dataset's versions: list, open, withdraw; verify; what makes room: vacuum, clean-work, end-uploads."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -29,7 +29,7 @@ Number = Annotated[int | None, typer.Option("--version", help="Version number. D
 
 def register(app: typer.Typer) -> None:
     app.add_typer(versions, name="versions")
-    for command in (verify, vacuum):
+    for command in (verify, vacuum, clean_work, end_uploads):
         app.command()(command)
 
 
@@ -120,12 +120,19 @@ def vacuum(
     dataset: Named = None,
     older_than: Annotated[str, typer.Option(help="Grace by the time of an object's last write: 7d, 36h.", metavar="TIME")] = "7d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, remove nothing.")] = False,
+    if_published: Annotated[
+        bool, typer.Option("--if-published", help="Nothing published yet is no error: there is nothing to remove then.")
+    ] = False,
     alone: Annotated[bool, typer.Option("--alone", help="No upload or publish is at work: allows a grace under 4 days.")] = False,
     root: Root = None,
 ) -> None:
     """Remove objects that no version that stands names, after a grace."""
     from wat2mds.stages.publish.vacuum import vacuum as vacuumed
+    from wat2mds.versions import newest_number
 
+    if if_published and newest_number(_url(root, dataset)) is None:
+        emit({"objects": 0, "bytes": 0, "within_grace": 0, "standing": [], "dry_run": dry_run})
+        return
     done = vacuumed(_url(root, dataset), _duration(older_than), dry_run=dry_run, alone=alone)
     for entry in done.removed if dry_run else ():
         typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
@@ -140,8 +147,39 @@ def vacuum(
     )
 
 
+def clean_work(
+    dataset: Named = None,
+    images_after: Annotated[
+        str, typer.Option(help="Idle time after which images go, those downloaded and those in shards: 3d, 36h.", metavar="TIME")
+    ] = "3d",
+    rest_after: Annotated[str, typer.Option(help="Idle time after which the other files go.", metavar="TIME")] = "30d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, remove nothing.")] = False,
+    root: Root = None,
+) -> None:
+    """Remove intermediate files of published WAT files that nobody works on; manifests stay, and what is needed again is made again."""
+    from wat2mds.retention import clean_work as cleaned
+
+    done = cleaned(_url(root, dataset), _duration(images_after), _duration(rest_after), dry_run=dry_run)
+    for entry in done.removed if dry_run else ():
+        typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
+    emit({"objects": len(done.removed), "bytes": done.size, "kept_bytes": done.kept, "dry_run": dry_run})
+
+
+def end_uploads(
+    dataset: Named = None,
+    older_than: Annotated[str, typer.Option(help="Only those begun longer ago: 2d, 36h.", metavar="TIME")] = "2d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be ended, end nothing.")] = False,
+    root: Root = None,
+) -> None:
+    """End multipart uploads to an S3 store that were begun and never finished: their parts are paid for, and seen by nobody."""
+    from wat2mds.store import Store
+
+    before = datetime.now(UTC) - _duration(older_than)
+    emit({"uploads": Store(_url(root, dataset)).abort_uploads(before=before, dry_run=dry_run), "dry_run": dry_run})
+
+
 def _duration(text: str) -> timedelta:
     found = re.fullmatch(r"(\d+)([dhms])", text.strip())
     if not found:
-        raise ConfigError(f"--older-than {text!r} is no length of time: write a number and d, h, m or s, such as 7d or 36h")
+        raise ConfigError(f"{text!r} is no length of time: write a number and d, h, m or s, such as 7d or 36h")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -32,8 +32,15 @@ def airflow(tmp_path: Path) -> Iterator[str]:
         "/auth/token": {"access_token": "t"},
         "/api/v2/dags/build_dataset/dagRuns": {
             "dag_runs": [
-                {"dag_run_id": "manual__0", "state": "success", "queued_at": "2026-11-20"},
-                {"dag_run_id": "manual__1", "state": "running", "queued_at": "2026-11-21"},
+                {"dag_run_id": "manual__0", "state": "success", "queued_at": "2026-11-20T00:00:00+00:00", "run_type": "manual"},
+                {"dag_run_id": "manual__1", "state": "running", "queued_at": "2026-11-21T00:00:00+00:00", "run_type": "backfill"},
+            ],
+            "total_entries": 2,
+        },
+        "/api/v2/backfills": {
+            "backfills": [
+                {"id": 1, "completed_at": "2026-11-20T00:00:00+00:00"},
+                {"id": 2, "completed_at": None, "created_at": "2026-11-20T12:00:00+00:00", "is_paused": False},
             ],
             "total_entries": 2,
         },
@@ -74,6 +81,7 @@ def test_status_shows_how_downloads_are_doing(airflow: str) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["runs"] == {"manual__0": "success", "manual__1": "running"}
+    assert told["backfills"] == {"2": {"running": 1}}
     (figures,) = told["downloads"]["manual__1"].values()
     assert Figures.of(figures)[0] == FIGURES
     assert FIGURES.told() in done.stderr
