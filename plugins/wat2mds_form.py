@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 
+from wat2mds.layout import split
 from wat2mds.plan import IMPORT_NAME, stage_arguments
 
 if TYPE_CHECKING:
@@ -239,3 +240,12 @@ def _settings(params: Any, settings: Mapping[str, tuple[str, ...]]) -> list[str]
 def report_arguments(context: Context) -> list[str]:
     share = context["params"]["allowed_failed_share"]
     return [*stage_arguments("report", context["task"].units), f"--allowed-failed-share={share}"]
+
+
+def chosen_datasets(context: Context) -> list[str]:
+    """Names of the datasets that the form or the events of their publishing name, each once; none: the deployment's."""
+    if chosen := context["params"]["dataset"]:
+        return [chosen]
+    published: Any = context.get("triggering_asset_events") or {}
+    urls = {str(event.extra["dataset"]) for events in published.values() for event in events if "dataset" in event.extra}
+    return sorted(split(url)[1] for url in urls)

@@ -7,13 +7,12 @@ here: what a condition may say (``wat2mds subset build`` checks it).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
-from wat2mds.layout import split
-from wat2mds_form import SHARED_PARAMS
+from wat2mds_form import SHARED_PARAMS, chosen_datasets
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -102,16 +101,7 @@ def subset_arguments(context: Context) -> list[str]:
     if params["name"] is None:
         if filled := [name for name in ("preset", "where", "version", "fraction", "count") if params[name] is not None]:
             raise AirflowFailException(f"the form says {', '.join(filled)}, but not the subset's name: fill in Name")
-        return ["subset", "refresh", *(f"--dataset={name}" for name in _datasets(context))]
+        return ["subset", "refresh", *(f"--dataset={name}" for name in chosen_datasets(context))]
     chosen = {name: params[name] for name in ("preset", "where", "fraction", "count", "version", "dataset")}
     options = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
     return ["subset", "build", params["name"], *options, *(["--mds"] if params["mds"] else [])]
-
-
-def _datasets(context: Context) -> list[str]:
-    """Names of the datasets, each once; none: the deployment's."""
-    if chosen := context["params"]["dataset"]:
-        return [chosen]
-    published: Any = context.get("triggering_asset_events") or {}
-    urls = {str(event.extra["dataset"]) for events in published.values() for event in events if "dataset" in event.extra}
-    return sorted(split(url)[1] for url in urls)

@@ -15,7 +15,7 @@ DAG_FILES, PLUGIN_FILES = sorted((ROOT / "dags").glob("**/*.py")), sorted((ROOT 
 PACKAGE_FILES = sorted(PACKAGE.glob("**/*.py"))
 
 # What lies beside the core in the package: a folder of its own, with libraries of its own.
-BESIDE_CORE = {"stages", "models", "world", "cli", "deploy", "subsets", "search"}
+BESIDE_CORE = {"stages", "models", "world", "cli", "deploy", "subsets", "search", "serve"}
 CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich", "boto3", "botocore"}
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}
@@ -44,8 +44,8 @@ HEAVY = {
 }
 OTHER_FOLDERS = {file.stem for file in [*DAG_FILES, *PLUGIN_FILES]}
 NO_HOME_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "constants", "retired"}
-# A child's environment is settings.child_environment. One variable is set for an import of img2dataset's to read.
-TOUCHES_ENVIRONMENT = {PACKAGE / "settings.py", PACKAGE / "stages" / "download" / "img2dataset_modules.py"}
+# A child's environment is settings.child_environment.
+TOUCHES_ENVIRONMENT = {PACKAGE / "settings.py"}
 
 
 def imports(file: Path, *, top_level: bool = False) -> Iterator[tuple[str, int]]:

@@ -36,7 +36,7 @@ STAGE_VERSIONS = {
     "extract": 3,
     "import": 1,
     "dedup": 1,
-    "download": 3,
+    "download": 4,
     "filter": 5,
     "validate": 3,
     "convert": 2,

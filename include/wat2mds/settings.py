@@ -128,6 +128,9 @@ class Deployment(BaseModel):
     airflow_url: str = Field("http://127.0.0.1:8080", description="Airflow's address, for run, backfill and status")
     airflow_user: str = Field("admin", description="Airflow's user")
     airflow_password: str = Field("", description="Airflow's password")
+    serve_token: str = Field(
+        "", description="who sends it to the search service may save subsets and report images; empty: a new one at each start"
+    )
     hub_token: str = Field("", description="token for hf: URLs of gated datasets, such as Re-LAION's")
     models: str = Field("", description="folder where fetched models are kept; empty: .cache/wat2mds/models in the user's home")
     search_cache: str = Field(

@@ -10,10 +10,12 @@ for twice, so that start-ups weigh less. Runs alternate and ratios are medians o
 Speed is read, not asserted; it fails where pictures differ that no stated choice explains. Goals: 1.2 times on http without PDQ, 5 times
 on https, a start-up no dearer, one grey level at most.
 
-Measured 2026-11-21 on two cores of a Xeon at 2.8 GHz under other work, single runs: over https img2dataset 40 ms CPU an image, wat2mds
-5.3 (7.6 times), without PDQ 4.0 (10 times); start-up 10 s against 5. Over http three pairs of runs without PDQ gave 3.4, 4.0 and 2.9 ms
-against 3.2, 3.3 and 2.9 (1.08, 1.20, 1.00 times): the goal is not reached for certain. Of an image, cv2 takes half. All 1,758 pictures
-have img2dataset's bytes.
+Measured 2026-11-21 on two cores of a Xeon at 2.8 GHz under much other work. Over http, medians of five rounds: img2dataset 2.95 ms CPU an
+image, wat2mds 3.65, without PDQ 2.41 (1.17 times; by round 1.11, 1.12, 1.17, 1.25, 1.29), so that the goal is not reached for certain;
+start-up 10.4 s against 2.1, and with it a whole run of 3,516 images 20.8 s against 10.6, 14.9 with PDQ. Over https, single runs before
+pictures were enlarged in floating point: 40 ms against 5.3 (7.6 times), without PDQ 4.0 (10 times). Of an image, cv2 takes half. Of 586
+photographs resized by both, 184 have img2dataset's bytes; the others, which are enlarged, differ by 0.3 grey levels in the mean, the
+furthest by 0.9.
 """
 
 from __future__ import annotations

@@ -17,10 +17,19 @@ from wat2mds.settings import profile_names, setting_keys
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds_form import IMPORT_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS
 from wat2mds_maintain import MAINTAIN_PARAMS
+from wat2mds_search_form import SEARCH_PARAMS
 from wat2mds_subset_form import SUBSET_PARAMS
 
-DAG_IDS = {"build_dataset", "build_from_metadata", "build_subset", "maintain", "refresh_snapshots", "retry_downloads"}
-FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SUBSET_PARAMS)
+DAG_IDS = {
+    "build_dataset",
+    "build_from_metadata",
+    "build_search_index",
+    "build_subset",
+    "maintain",
+    "refresh_snapshots",
+    "retry_downloads",
+}
+FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SEARCH_PARAMS, SUBSET_PARAMS)
 POOLS = {"default_pool", "downloads", "scoring"}  # made by wat2mds.deploy.launcher
 HEAVY = ["numpy", "pyarrow", "pandas", "torch", "img2dataset", "great_expectations", "streaming", "deltalake", "boto3"]
 

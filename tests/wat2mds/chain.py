@@ -55,6 +55,14 @@ class Chain:
         self.summaries.append(summary)
         return summary
 
+    def index(self, dataset: str, *words: str) -> list[dict[str, Any]]:
+        """``wat2mds index``'s summary of the kNN indices of one dataset."""
+        done = self.programs.run(["index", *words, f"--root={self.root}", f"--dataset={dataset}"])
+        assert done.code == 0, done.stderr[-4000:]
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: list[dict[str, Any]] = summary["indices"] if "indices" in summary else next(iter(summary["datasets"].values()))
+        return found
+
     def worked(self) -> list[tuple[str, str]]:
         """(stage, WAT file) of what the last run did anew."""
         return [(s["stage"], s.get("wat_file", "")) for s in self.summaries if s.get("done_before") is False]

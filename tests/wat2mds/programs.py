@@ -24,7 +24,6 @@ LIBRARIES = (
     "open_clip",
     "great_expectations",
     "streaming",
-    "img2dataset",
     "deltalake",
     "obstore",
     "lingua",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.wat2mds.chain import GROUP, Chain
@@ -16,6 +18,7 @@ from wat2mds.errors import DataError
 from wat2mds.manifest import read_manifest
 from wat2mds.plan import manifest_url
 from wat2mds.reading import count_samples
+from wat2mds.search.reading import open_index
 from wat2mds.settings import Settings
 from wat2mds.snapshots import Registry
 from wat2mds.stages import validate
@@ -62,6 +65,11 @@ def test_one_after_the_other(chain: Chain, world: World) -> None:
     assert (again["version"], again["done_before"]) == (1, True)
     assert chain.worked() == []
 
+    # Its kNN index holds its samples.
+    (index,) = chain.index("one", "build", "small")
+    assert (index["version"], index["count"], index["trained"]) == (1, first["samples"], 1)
+    assert index["recall"] >= 0.95
+
     # One more WAT file: only its work.
     before = shard_bytes(chain, "one")
     more = chain.run(chain.plan("one", "0-1", snapshot=NEWER))
@@ -77,6 +85,17 @@ def test_one_after_the_other(chain: Chain, world: World) -> None:
     assert count_samples(dataset, version) == version.samples == len(uids)
     # The version before it is still whole.
     assert count_samples(dataset, 1) == len(expected["00000"].uids)
+
+    # The index follows, without training, and finds each of its images by itself and by its caption among the best of its kind.
+    (index,) = chain.index("one", "update")
+    assert (index["version"], index["count"], index["trained"]) == (2, version.samples, 1)
+    assert index["recall"] >= 0.95
+    opened = open_index(dataset)
+    vectors = {kind: np.stack([opened.vector(uid, kind) for uid in uids]) for kind in ("image", "text")}
+    for by, searched in product(vectors, vectors):
+        best = np.sort(vectors[by] @ vectors[searched].T, axis=1)[:, ::-1][:, :10]
+        found = [[hit.score for hit in hits] for hits in opened.search(vectors[by], 10, searched)]
+        assert np.abs(np.array(found) - best).max() < 5e-3
 
     # Another dataset under the same root, from the same WAT file: all its samples, and the same bytes.
     chain.run(chain.plan("two", "0", snapshot=NEWER))
@@ -125,6 +144,8 @@ def test_a_store_on_s3_gives_the_same_bytes(
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "a stage leaves nothing behind on its machine"
     chain.run(chain.plan("local", "2", snapshot=NEWER))
     assert shard_bytes(remote, "one") == shard_bytes(chain, "local")
+    assert remote.index("one", "build", "large") == chain.index("local", "build", "large")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
     dataset = Layout(s3_root, "one").dataset
     assert count_samples(dataset) == read_version(dataset).samples > 0
 

@@ -22,6 +22,8 @@ from wat2mds.cli import (
     models,
     runs,
     schedule,
+    search,
+    serve,
     stages,
     subsets,
     versions,
@@ -39,7 +41,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (stages, runs, backfill, schedule, failures, datasets, derived, heads, models, versions, subsets, ledger, worlds):
+for module in (
+    stages,
+    runs,
+    backfill,
+    schedule,
+    failures,
+    datasets,
+    derived,
+    heads,
+    models,
+    versions,
+    subsets,
+    search,
+    serve,
+    ledger,
+    worlds,
+):
     module.register(app)
 
 

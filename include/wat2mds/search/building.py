@@ -63,7 +63,10 @@ def update(dataset_url: str, names: Sequence[str] = (), *, threads_used: int = 1
     """
     dataset, record = Store(dataset_url), read_version(dataset_url)
     known = list_indices(dataset_url)
-    done = []
+    done: list[IndexRecord] = []
+    if not record.samples:
+        log.warning("version %d of %s holds no samples: there is nothing to index", record.number, dataset.url)
+        return done
     for name in names or sorted({entry.name for entry in known}) or [DEFAULT]:
         memory_limit = index_types.memory_of(name)
         if found := read_record(dataset, record.number, name):
@@ -185,10 +188,10 @@ class _Work:
 def write_tables(held: Held, folder: Path) -> dict[str, Path]:
     """The files of uids, of rows and of units' names by kind."""
     paths = {kind: folder / f"tables.{kind}" for kind in ("uids", "rows", "units")}
-    rows = np.empty(len(held.uids), ROWS)
+    rows = np.full(len(held.uids), -1, ROWS)
     rows["unit"] = held.numbers
-    for modality in MODALITIES:
-        rows[modality] = held.places[modality]
+    for modality, places in held.places.items():
+        rows[modality] = places
     for kind, table in (("uids", held.uids), ("rows", rows)):
         with paths[kind].open("wb") as file:
             np.save(file, table)

@@ -57,11 +57,11 @@ class SearchIndex:
 
     def __init__(self, record: IndexRecord, files: dict[str, Path]) -> None:
         self.record = record
-        self._codes = {modality: Codes.mapped(files[modality]) for modality in MODALITIES}
+        self._codes = {modality: Codes.mapped(files[modality]) for modality in MODALITIES if modality in record.nprobe}
         self._uids = np.load(files["uids"], mmap_mode="r")
         self._rows = np.load(files["rows"], mmap_mode="r")
-        for modality in MODALITIES:
-            if not self._codes[modality].count == len(self._uids) == record.count:
+        for modality, codes in self._codes.items():
+            if not codes.count == len(self._uids) == record.count:
                 raise DataError(f"index {record.name} of version {record.version}: its {modality} part does not fit its uids")
 
     def search(self, vectors: NDArray[np.float32], k: int, modality: Modality) -> list[list[Hit]]:

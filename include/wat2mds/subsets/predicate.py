@@ -33,7 +33,7 @@ _CLASSES = {
     "OPERATOR",
     "TYPE",
 }
-_MOST_CHARS = 10_000
+_MOST_CHARS = 50_000  # a thousand uids, as the search service saves them
 # Enough for a million rows of text; ``repeat('x', 1e12)`` must not take the machine's.
 _MEMORY = "2GB"
 # LAION's names of columns that are called otherwise here. In SQL they would be ours in capitals, which mean the stored image.

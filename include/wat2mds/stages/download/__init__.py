@@ -18,7 +18,7 @@ pictures (filter).
     resizing.py     img2dataset's resizing
     decode.py       one image to what is stored of it
     decoders.py     the child process that does so, its limits, and the next one when it dies
-    img2dataset_modules.py  its module, imported quietly
+    img2dataset_modules.py  its module, imported without the rest of it
     journal.py      finished rows of one shard, until its table is written
     samples.py      the table of one shard
     engine.py       img2dataset's Downloader with the above

@@ -74,6 +74,7 @@ def is_public(address: str) -> bool:
     return parsed.scope_id is None and parsed in _GLOBAL_V6 and not any(parsed in network for network in _REFUSED_V6)
 
 
+@lru_cache(maxsize=65536)
 def literal(host: str) -> str | None:
     """The address that a host is written as, in any form that a resolver takes for one (``127.1``, ``0x7f000001``); None for a name."""
     host = host.strip("[]")

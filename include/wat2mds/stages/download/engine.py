@@ -5,7 +5,7 @@ Guaranteed: every row of the file is a row of the table, failures too; a row tha
 through the Downloader all the same, so that its stats are of the whole shard; what goes wrong with the shard itself is raised. What
 does not belong here: processes (``workers.py``), HTTP (``fetch.py``).
 
-Importing this module imports img2dataset, which costs 3 to 8 CPU seconds: worker processes alone do it.
+Importing this module imports img2dataset's and cv2, which cost a CPU second: worker processes alone do it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,15 @@
 """Pixels to the picture that is stored: img2dataset's resizing, step by step, with cv2 alone.
 
 In: 8-bit pixels. Out: pixels of the stored size. Guaranteed: what img2dataset 1.47's Resizer makes of the same pixels, value for value
-(``tests/wat2mds/stages/download/test_resizing.py``). It goes through albumentations, which made two objects for each picture and costs as
-much as decoding one. What does not belong here: decoding, encoding (``decode.py``).
+where a picture is made smaller, within one grey level of each value where it is enlarged
+(``tests/wat2mds/stages/download/test_resizing.py``). What does not belong here: decoding, encoding (``decode.py``).
+
+Two things differ. It goes through albumentations, which made two objects for each picture and costs as much as decoding one. And it
+enlarges in whole numbers: cv2's Lanczos takes 0.84 ms so for a picture of 150 x 200 pixels, and 0.41 ms in floating point, in which cv2
+uses vector instructions; the way there and back is in it. cv2's whole numbers have weights of 11 bits, so floating point is also
+the more exact: of 1,228 real photographs that it enlarges to 256 pixels no value is off by more than one, 0.04 in the mean; stored as
+JPEG of quality 95, 0.3 in the mean and 0.9 in the furthest picture. Area averaging, for smaller pictures, gains nothing by it (1.14 ms
+for 500 x 375, 1.08).
 """
 
 from __future__ import annotations
@@ -43,5 +50,10 @@ def _scale(pixels: np.ndarray, factor: float, interpolation: int) -> np.ndarray:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     if size == (width, height):
         return pixels
-    scaled: np.ndarray = cv2.resize(pixels, size, interpolation=interpolation)
+    scaled: np.ndarray
+    if interpolation == _DOWN:
+        scaled = cv2.resize(pixels, size, interpolation=_DOWN)
+    else:
+        # Adding nothing is cv2's cheapest way to round and to keep within 0 to 255.
+        scaled = cv2.add(cv2.resize(pixels.astype(np.float32), size, interpolation=_UP), 0.0, dtype=cv2.CV_8U)
     return scaled

@@ -4,7 +4,7 @@ In: tasks. Out: the count of outcomes. Guaranteed: a worker that dies, and one t
 waiting; workers end with their parent, however it ends, and what they had finished is kept. What does not belong here: what a worker
 does (``engine.py``).
 
-Workers come from a fork server that imports img2dataset once: this process stays without it, and without threads of image
+Workers come from a fork server that imports the engine once: this process stays without it, and without threads of image
 libraries at the moment of a fork. Each worker has a pipe of its own, so that no lock can be left behind by a killed one, and
 decodes in a child of its own (``decoders.py``).
 """
@@ -39,7 +39,7 @@ from wat2mds.stages.download.unfinished import hold
 
 log = logging.getLogger(__name__)
 _NEWS_SECONDS = 1.0
-# Beyond the wait for its host, an image's deadline and its decoding: hashing, writing a shard, importing img2dataset on a busy machine.
+# Beyond the wait for its host, an image's deadline and its decoding: hashing, writing a shard, importing the engine on a busy machine.
 _STALL_SECONDS = 180
 _ERRORS = {cls.__name__: cls for cls in (Wat2MdsError, TransientError, DataError, ConfigError)}
 

@@ -4,7 +4,8 @@ In: a dataset. Out: the objects that went. Guaranteed: whatever a standing versi
 the grace, since a publish at work may be about to name it; publish gives old objects that it takes up again a new time, and does not
 while a vacuum is under way (``refuse_during_vacuum``). Records themselves stay, so that a number is never given twice. Intermediate
 files below ``work/`` are not touched: an upload whose objects went looks into the store before it calls itself done, and brings
-them again. What does not belong here: withdrawing versions (``versions.py``), retention of intermediate files.
+them again. kNN indices of standing versions stay, those of withdrawn ones go with their records. What does not belong here:
+withdrawing versions (``versions.py``), retention of intermediate files.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from wat2mds.errors import ConfigError, DataError, TransientError
 from wat2mds.groups import FOLDER as GROUPS
+from wat2mds.search.records import FOLDER as SEARCH
+from wat2mds.search.records import list_indices
 from wat2mds.store import Object, Store, join
 from wat2mds.units import FOLDER as UNIT_LISTS
 from wat2mds.units import UNIT_FOLDERS
@@ -109,7 +112,7 @@ def _marked(dataset: Store, dry_run: bool) -> Iterator[None]:
 
 
 def _listed(dataset: Store) -> list[Object]:
-    return [entry for folder in (*UNIT_FOLDERS, "release", "versions", "metadata") for entry in dataset.walk(folder)]
+    return [entry for folder in (*UNIT_FOLDERS, "release", "versions", "metadata", SEARCH) for entry in dataset.walk(folder)]
 
 
 def _removable(path: str, standing: list[int], tables: set[str], named: set[str]) -> bool:
@@ -121,6 +124,8 @@ def _removable(path: str, standing: list[int], tables: set[str], named: set[str]
         return f"{folder}/{rest[0]}" not in named
     if folder in UNIT_FOLDERS or path.startswith((f"{UNIT_LISTS}/", f"{GROUPS}/")):
         return True
+    if folder == SEARCH:
+        return rest[0] == "objects" or (rest[0].isdigit() and int(rest[0]) not in standing)
     if len(rest) < 2 or not rest[0].isdigit() or rest[-1] in ("version.json", "withdrawn.json"):
         return False
     # Beside a standing record lies what is derived from it; what an attempt left that lost the number is an index.
@@ -129,7 +134,7 @@ def _removable(path: str, standing: list[int], tables: set[str], named: set[str]
 
 def _named(dataset_url: str, standing: list[int]) -> set[str]:
     """Paths of all objects that standing records name. Versions share most of their lists, each of which is read once."""
-    named: set[str] = set()
+    named = {stored.path for record in list_indices(dataset_url) for stored in record.objects.values()}
     read: set[str] = set()
     for number in standing:
         version = read_record(dataset_url, number)

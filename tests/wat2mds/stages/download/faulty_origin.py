@@ -44,6 +44,7 @@ KINDS: dict[str, tuple[float, str | None]] = {
     "private": (0.02, "robots"),
 }
 _PICTURES = 12
+LARGEST = "h0.example"  # of ``web``'s hosts
 
 
 @dataclass
@@ -61,9 +62,10 @@ class Request:
 
 
 def web(urls: int, hosts: int, seed: int) -> list[str]:
-    """URLs over hosts, of kinds in the shares of KINDS; a host in ten has ten times as many as another."""
+    """URLs over hosts, of kinds in the shares of KINDS; as on the web, a few hosts have most of them (Zipf: the n-th largest has 1/n of
+    the largest's)."""
     rng = np.random.default_rng(seed)
-    weights = np.where(np.arange(hosts) % 10 == 0, 10.0, 1.0)
+    weights = 1.0 / np.arange(1, hosts + 1)
     places = rng.choice(hosts, urls, p=weights / weights.sum())
     kinds = rng.choice(list(KINDS), urls, p=[share for share, _ in KINDS.values()])
     return [f"http://h{host}.example/{kind}/{number}.jpg" for number, (host, kind) in enumerate(zip(places, kinds, strict=True))]

@@ -21,7 +21,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.wat2mds.stages.download.faulty_origin import KINDS, FaultyOrigin, Request, kind_of, most_at_once
+from tests.wat2mds.stages.download.faulty_origin import KINDS, LARGEST, FaultyOrigin, Request, kind_of, most_at_once
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.settings import load_settings
 from wat2mds.stages import download
@@ -29,6 +29,9 @@ from wat2mds.stages.download.journal import Journal
 
 # What the kills come to, in their order: the whole process group, or one worker.
 KILLS = ("group", "worker", "group")
+# Of the first URLs that the threads of two processes ask for at once, more are the largest host's than it may be asked for at a time; it
+# takes this long for an answer, so that they meet, however busy the machine is.
+_LARGEST_SECONDS = 0.05
 _TIMES = ("duration", "start_time", "end_time")
 
 
@@ -111,7 +114,7 @@ def run_killed(unique: Manifest, urls: list[str], folder: Path, settings: dict[s
     rng = random.Random(seed)
     points = [rng.uniform(0.15, 0.3), rng.uniform(0.4, 0.6), rng.uniform(0.7, 0.9)]
     started = time.monotonic()
-    with FaultyOrigin() as origin:
+    with FaultyOrigin(_gate) as origin:
         for point, what in zip(points, KILLS, strict=True):
             program = Program(unique, folder / "killed", origin, settings)
             while len(origin.log) < point * len(urls):
@@ -134,6 +137,11 @@ def run_killed(unique: Manifest, urls: list[str], folder: Path, settings: dict[s
     assert not list((folder / "killed" / ".attempts").rglob("*.*")), "something was left of the killed attempts"
     story.rows = len(urls)
     return story
+
+
+def _gate(request: Request) -> None:
+    if request.host == LARGEST:
+        time.sleep(_LARGEST_SECONDS)
 
 
 def _check_rows(made: Manifest, undisturbed: Manifest, urls: list[str]) -> None:

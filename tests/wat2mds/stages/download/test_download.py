@@ -29,7 +29,7 @@ from tests.wat2mds.stages.download.test_images import png_header
 from wat2mds.errors import ConfigError, TransientError
 from wat2mds.manifest import Manifest
 from wat2mds.schema import SAMPLES
-from wat2mds.settings import Settings
+from wat2mds.settings import Settings, child_environment
 from wat2mds.stages import download
 from wat2mds.stages.download import workers
 from wat2mds.stages.download.shards import interleave
@@ -58,6 +58,17 @@ def local(url: str) -> Path:
 
 def rows(manifest: Manifest) -> pa.Table:
     return pa.concat_tables([pq.read_table(local(manifest.file(name))) for name in manifest.matching(".parquet")])
+
+
+def test_a_worker_imports_of_img2dataset_what_it_runs() -> None:
+    """Its whole package holds torch and pandas, for seconds and 400 MB in each worker."""
+    program = """
+import sys
+from wat2mds.stages.download.engine import peer
+print(peer.Downloader.__module__, sorted({"img2dataset", "wandb", "torch", "pandas", "albumentations"} & sys.modules.keys()))
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=child_environment())
+    assert said.stdout == "img2dataset.downloader []\n"
 
 
 def oriented(orientation: int) -> bytes:
@@ -265,7 +276,7 @@ def test_workers_end_with_a_killed_stage(unique_pairs: MakePairs, tmp_path: Path
     program = """
 import sys
 from wat2mds.manifest import read_manifest
-from wat2mds.settings import Settings
+from wat2mds.settings import Settings, child_environment
 from wat2mds.stages import download
 from wat2mds.stages.download import workers
 if __name__ == "__main__":

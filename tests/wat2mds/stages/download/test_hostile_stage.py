@@ -28,7 +28,7 @@ from wat2mds.stages.download.robots import AGENT, parse
 
 IMAGE = picture(160, 120)
 MEMORY = 300_000_000  # download.decode_memory here
-BESIDE = 900_000_000  # what a process holds that has imported img2dataset: some 500 MB
+BESIDE = 500_000_000  # what a process holds that has imported the engine: some 130 MB
 
 
 def encoded(kind: str, side: int) -> bytes:

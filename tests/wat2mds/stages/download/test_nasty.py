@@ -18,8 +18,8 @@ from wat2mds.stages import download
 from wat2mds.world.origin import Answer, AnswerTable, Origin
 
 MEMORY = 1_000_000_000  # download.decode_memory here
-# A process that has imported img2dataset holds some 400 MB; a worker also holds the images on their way.
-BESIDE = 1_000_000_000
+# A process that has imported the engine holds some 130 MB; a worker also holds the images on their way.
+BESIDE = 600_000_000
 EXPECTED = {
     "lovell-sharp/65536-uint32-limit.png": DropReason.TOO_MANY_PIXELS,
     "bigcat88-pillow_heif/arrow.heic": DropReason.NOT_IMAGE,

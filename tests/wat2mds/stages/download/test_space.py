@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from tests.wat2mds.stages.download.conftest import dedup_unit
 from tests.wat2mds.stages.download.hostile_origin import picture
 from tests.wat2mds.stages.download.killed import rows
 from wat2mds.errors import TransientError
@@ -85,13 +87,21 @@ def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The rows of a download that always has room."""
+    folder = tmp_path_factory.mktemp("roomy")
+    with Origin(answers) as origin:
+        return rows(Running(dedup_unit(folder, URLS), folder / "download", origin).end())
+
+
 @pytest.mark.parametrize(
     ("free", "least", "why"),
     [(10 * MB, 6 * MB, "bytes are free in"), (4 * MB, 0, "No space left on device")],
     ids=["threshold", "full"],
 )
 def test_fetching_pauses_and_goes_on(
-    free: int, least: int, why: str, disk: Path, unique_pairs: MakePairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    free: int, least: int, why: str, roomy: pa.Table, disk: Path, unique_pairs: MakePairs, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     unique = unique_pairs(URLS)
@@ -109,8 +119,7 @@ def test_fetching_pauses_and_goes_on(
         made = running.end()
         assert images(origin) == Counter(URLS)
         assert "fetching goes on" in caplog.text
-        roomy = Running(unique, tmp_path / "roomy", origin).end()
-    assert rows(made).drop(["fetched_at"]).equals(rows(roomy).drop(["fetched_at"]))
+    assert rows(made).drop(["fetched_at"]).equals(roomy.drop(["fetched_at"]))
     assert rows(made)["drop_reason"].null_count == len(URLS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ class Drawn:
     jpg: bytes
     original: tuple[int, int] | None = None
     """Sides as fetched; None: as stored."""
+    page: dict[str, Any] = field(default_factory=dict)
+    """What extract found on the page: page_url, license …"""
 
 
 def under(profile: str, *overrides: str) -> Settings:
@@ -113,6 +115,7 @@ def download_unit(
         "caption": [one.caption for one in drawn],
         "caption_source": ["alt"] * size,
         **{name: [value] * size for name, value in place.items()},
+        **{name: [one.page.get(name) for one in drawn] for name in sorted({name for one in drawn for name in one.page})},
     }
     with unit("extract", [Input(f"https://data.example.org/{wat_file}.wat.gz", "1")]) as made:
         pq.write_table(table_of(PAIRS, columns), made.path("pairs.parquet"))
