@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from wat2mds.plan import WatUnit
+from wat2mds.settings import PAIR_STAGES
 from wat2mds.store import Store
 
 # In running order, by their folders below a WAT file's; the scores are a part of filter of their own: another threshold needs none.
@@ -30,11 +31,11 @@ STAGE_FOLDERS = {
 # Whose files a stage reads. Of validate convert asks only whether it passed, of upload's manifest publish takes all that it needs.
 _READS = {
     "dedup": ("extract", "import"),
-    "download": ("dedup", "retry"),
+    "download": PAIR_STAGES,
     "scores": ("download",),
-    "filter": ("download", "scores"),
-    "validate": ("download", "filter"),
-    "convert": ("download", "filter"),
+    "filter": (*PAIR_STAGES, "download", "scores"),
+    "validate": (*PAIR_STAGES, "download", "scores", "filter"),
+    "convert": (*PAIR_STAGES, "download", "scores", "filter"),
     "upload": ("convert",),
 }
 _UNIT = re.compile(r"(?P<folder>.+)/(?P<digest>[0-9a-f]{12})\.(json$|[0-9a-f]+/)")

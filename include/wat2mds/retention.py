@@ -1,15 +1,16 @@
 """Room made below a dataset's ``work/``: files of published WAT files that nobody has worked on for a while.
 
 In: a dataset, two ages. Out: the objects that went. Guaranteed: only files of WAT files that the newest version holds go, and only where
-nothing below their folder was written for as long; manifests stay, so that what is done stays done, and a run that needs the files
-makes them again (``reprocess.forget_lost``); a run that was just planned has marked its WAT files (``mark_planned``) and keeps them. What
-does not belong here: published objects (``stages/publish/vacuum.py``).
+nothing below their folder was written for as long; manifests and what block lists hit stay, so that what is done stays done, and a run
+that needs the files makes them again (``reprocess.forget_lost``); a run that was just planned has marked its WAT files (``mark_planned``)
+and keeps them. What does not belong here: published objects (``stages/publish/vacuum.py``).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,8 @@ IMAGE_STAGES = ("download", "convert")
 PLANNED = "planned.json"
 # A download takes half a day before it leaves anything on a remote store: what is younger may be at work.
 _LEAST = timedelta(days=1)
+# Manifests and figures, named by a unit's digest; what block lists hit, which each new decision reads.
+_KEPT = re.compile(r"(^|/)[0-9a-f]{12}\.json$|^blocked/")
 
 
 @dataclass
@@ -61,7 +64,7 @@ def clean_work(dataset_url: str, images_after: timedelta, rest_after: timedelta,
         idle = now - max(entry.modified for entry in objects)
         for entry in objects:
             stage, _, rest = entry.path.removeprefix(f"{place}/").partition("/")
-            if not rest or entry.path.endswith(".json"):  # the mark; manifests and figures
+            if not rest or _KEPT.search(rest):  # of no stage: the mark
                 continue
             if idle < (images_after if stage in IMAGE_STAGES else rest_after):
                 done.kept += entry.size

@@ -21,7 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.dags.live import BLACKBOOK, BROKEN, DAG, IMPORT_DAG, PHOTOGRAPHS, RETRY_DAG, SUBSET_DAG, Hook, Live
+from tests.wat2mds.chain import Chain
+from tests.wat2mds.programs import Programs
+from wat2mds.plan import choose_wat_files, plan_run
 from wat2mds.reading import open_subset, temporary_dataset
+from wat2mds.settings import load_settings
 from wat2mds.snapshots import Registry
 from wat2mds.store import Store
 from wat2mds.subsets import built_versions
@@ -324,3 +328,85 @@ def test_a_list_of_pairs_is_built_by_its_own_dag(live: Live, shared: Path, tmp_p
     lines = {(line["stage"], line["source"]): line for line in report["funnel"]["lines"]}
     assert lines["import", "rows"]["entered"] == 40
     assert read_all(live, "lists") == lines["publish", "uploaded"]["left"] > 0
+
+
+def test_a_backfill_from_filter_makes_decisions_and_what_follows(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two snapshots under another threshold: nothing is fetched or scored again, and all is as if built so from the start."""
+    work = Store(f"{live.layout('demo').dataset}/work")
+
+    def manifests() -> dict[str, set[str]]:
+        """By stage, the manifests of both snapshots' WAT files."""
+        found: dict[str, set[str]] = {}
+        for entry in work.walk():
+            parts = entry.path.split("/")
+            if entry.path.endswith(".json") and len(parts) <= 6 and "progress" not in parts and parts[0] in (OLDER, NEWER):
+                found.setdefault("/".join(parts[3:-1]), set()).add(f"{entry.path} {entry.tag}")
+        return found
+
+    for snapshot in (NEWER, OLDER):  # built by the tests above, where these ran
+        if not any(place.startswith(f"{snapshot}/") for stage in manifests().values() for place in stage):
+            live.build(snapshot=snapshot, wat_files="0-2")
+    url = live.layout("demo").dataset
+    similarities = open_table(url, read_version(url)).to_pyarrow_table(columns=["similarity"])["similarity"].to_pylist()
+    least = f"{sorted(similarities)[len(similarities) // 2]:.5f}"
+    overrides = [f"filter.min_similarity={least}", f"filter.min_similarity_other={least}"]
+    before, samples = manifests(), read_version(url).samples
+    while any(backfill["completed_at"] is None for backfill in live.client.backfills(DAG)):
+        time.sleep(1)
+
+    def backfill(*options: str) -> dict[str, Any]:
+        given = [word for override in overrides for word in ("--set", override)]
+        command = [sys.executable, "-m", "wat2mds", "backfill", "--from", OLDER, "--to", NEWER, *given, *options]
+        done = subprocess.run(command, env=live.airflow.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return summary
+
+    looked = backfill("--from-stage", "filter", "--dry-run")
+    assert [batch["from"] for batch in looked["batches"].values()] == [{"filter": 3}, {"filter": 3}]
+    live.client.set_paused(DAG, False)
+    earlier = {run["dag_run_id"] for run in live.client.runs(DAG)}
+    backfill("--from-stage", "filter", "--max-active-runs", "2")
+    made: list[str] = []
+    while len(made) < 2:
+        time.sleep(0.5)
+        live.airflow.check()
+        made = [r["dag_run_id"] for r in live.client.runs(DAG, run_type=["backfill"]) if r["dag_run_id"] not in earlier]
+    for run_id in made:
+        assert live.finish(run_id) == "success", live.explain(run_id)
+
+    after = manifests()
+    for stage in ("extract", "dedup", "download", "filter/scores"):
+        assert after[stage] == before[stage], f"{stage} was made again"
+    for stage in ("filter", "validate", "convert", "upload"):
+        assert len(after[stage] - before[stage]) == 6, f"{stage} was not made for each WAT file"
+    assert read_version(url).samples < samples
+
+    # The same from the start, by the same commands, without Airflow.
+    for name, value in live.airflow.environment().items():
+        if name.startswith("WAT2MDS_"):
+            monkeypatch.setenv(name, value)
+    with Programs() as programs:
+        chain = Chain(live.root, "", programs)
+        for snapshot in (NEWER, OLDER):
+            chosen = choose_wat_files(Registry(live.root), partition_key=None, snapshot=snapshot, segment="0", wat_files="0-2")
+            chain.run(plan_run(live.root, "afresh", load_settings(None, overrides), chosen))
+    units = read_version(live.layout("afresh").dataset).units
+    assert len(units) == 6
+    for unit in units.values():
+        fresh = live.published_bytes("afresh", unit.wat_file, unit.snapshot)
+        assert fresh == live.published_bytes("demo", unit.wat_file, unit.snapshot)
+
+
+def test_maintenance_takes_nothing_that_is_young(live: Live) -> None:
+    before = {entry.path for entry in Store(live.root).walk("datasets")}
+    live.client.wait_for_dag("maintain")
+    live.client.set_paused("maintain", False)
+    run_id = live.client.trigger("maintain", {"dry_run": False})
+    ended = live.client.wait("maintain", run_id, check=live.airflow.check, timeout=600)
+    assert ended["state"] == "success", live.explain(run_id, "maintain")
+    assert {task["task_id"]: task["state"] for task in live.client.tasks("maintain", run_id)} == dict.fromkeys(
+        ("work", "objects", "uploads", "database", "logs"), "success"
+    )
+    assert live.client.xcom("maintain", run_id, "work")["dry_run"] is False
+    assert before <= {entry.path for entry in Store(live.root).walk("datasets")}

@@ -40,6 +40,9 @@ def lying(settings: Settings, stages: Iterable[str] = ALL, emptied: Iterable[str
         # Another threshold needs the images, which are gone, and the pairs of which they were fetched.
         (lying(SETTINGS, emptied=["download", "convert"]), ["filter.min_similarity=0.9"], ALL[2:], ("download",)),
         (lying(SETTINGS, emptied=["dedup", "download"]), ["filter.min_similarity=0.9"], ALL[1:], ("dedup", "download")),
+        # Decisions, checks and shards name their pairs: these are dealt again, and nothing is fetched.
+        (lying(SETTINGS, emptied=["dedup"]), ["filter.min_similarity=0.9"], ("dedup", *ALL[4:]), ("dedup",)),
+        (lying(SETTINGS, emptied=["scores"]), ["convert.shard_bytes=1048576"], ("scores", "convert", "upload"), ("scores",)),
         (lying(SETTINGS, ALL[:3]), [], ALL[3:], ()),
         (lying(SETTINGS, ALL[:3], emptied=["extract"]), [], ALL[3:], ()),
     ],

@@ -60,7 +60,12 @@ def preview(works: Sequence[str], settings: Settings) -> Preview:
     for work in works:
         scores = _scores(work, settings, needed)
         with tempfile.TemporaryDirectory() as folder:
-            path = scores.fetch("scores.parquet", Path(folder))
+            try:
+                path = scores.fetch("scores.parquet", Path(folder))
+            except FileNotFoundError as error:
+                raise DataError(
+                    f"{error}: retention took the scores (`wat2mds clean-work`). A run of the batch under these settings makes them again"
+                ) from error
             blocked = _blocked(work, scores, settings.filter, Path(folder))
             compared = settings.filter.near_duplicates == "dataset"
             published = Published.of(parent(scores, "download")).hashes() if compared else ()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.wat2mds.stages.publish.conftest import SETTINGS, age
 from wat2mds.errors import ConfigError
+from wat2mds.reprocess import outlook
 from wat2mds.retention import clean_work, mark_planned
 from wat2mds.stages import publish
 from wat2mds.store import Layout, Store
@@ -23,7 +24,7 @@ def files(dataset: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for entry in Store(f"{dataset}/work").walk():
         _, _, wat_file, stage, *rest = entry.path.split("/")
-        if rest and not entry.path.endswith(".json"):
+        if len(rest) > 1 and rest[0] != "blocked" and len(rest[-1]) != len("0123456789ab.json"):
             found.setdefault(f"{wat_file} {stage}", set()).add(entry.path)
     return found
 
@@ -48,6 +49,12 @@ def test_idle_published_wat_files_lose_images_first(dataset: str, made_upload: M
     clean_work(dataset, 3 * DAY, 30 * DAY)
     assert not any(place.startswith("00000") for place in files(dataset))
     assert unpublished.extra["unit_name"]
+
+    # What is gone is seen to be gone, where other settings need it.
+    work = Store(Layout.of(dataset).work(*(done.unit[name] for name in ("snapshot", "segment", "wat_file"))))
+    paths = [entry.path for entry in work.walk()]
+    digests = {stage: name.removesuffix(".json") for stage in ("download", "convert") for name in work.names(stage)[0]}
+    assert set(outlook(paths, {**digests, "upload": "0" * 12}).lost) == {"download", "convert"}
 
     # Manifests are there: nothing is made again, and the version is the same.
     assert publish.run([done], dataset, SETTINGS, batch="b").version.number == 1
