@@ -25,6 +25,7 @@ from wat2mds.models.clip import device_of, load_clip
 from wat2mds.models.image_models import ImageModel, is_image_model, load_image_model
 from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.models import COLUMNS
+from wat2mds.stages.filter.pieces import Pieces
 from wat2mds.stages.filter.scores import Scores
 
 ENGLISH = "en"
@@ -52,9 +53,10 @@ class Further:
 
     def _on_pixels(self, table: Path, scores: Scores, column: str, model: ImageModel) -> Scores:
         parts: list[np.ndarray] = [np.zeros(0, np.float32)]
+        pieces = Pieces(f"the image model of {column}", model.device, _BATCH)
         with ThreadPoolExecutor(max(1, self._given.workers or 2)) as pool:
             for _, images in _samples(table, scores.table["uid"].combine_chunks()):
-                parts.append(model.score(list(pool.map(lambda data: model.prepared(_opened(data)), images))))
+                parts += pieces.of(model.score, list(pool.map(lambda data: model.prepared(_opened(data)), images)))
         return scores._replace(table=_with(scores.table, {column: pa.array(np.concatenate(parts), pa.float32())}))
 
     def _rescored(self, table: Path, scores: Scores, rows: np.ndarray) -> Scores:
@@ -62,10 +64,12 @@ class Further:
         clip = self.clip
         wanted = scores.table["uid"].take(pa.array(rows)).combine_chunks()
         parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        pieces = Pieces(clip.name, clip.device, _BATCH)
         with ThreadPoolExecutor(max(1, self._given.workers or 2)) as pool:
             for captions, images in _samples(table, wanted):
-                parts[0].append(clip.encode_image(list(pool.map(lambda data: clip.pixels(_opened(data)), images))))
-                parts[1].append(clip.encode_text(captions))
+                pixels = list(pool.map(lambda data: clip.pixels(_opened(data)), images))
+                parts[0].extend(pieces.of(clip.encode_image, pixels))
+                parts[1].extend(pieces.of(clip.encode_text, captions))
         none = np.zeros((0, clip.dim), np.float32)
         image, text = (np.concatenate([none, *part]) for part in parts)
         similarity = np.array(scores.table["similarity"].to_numpy())

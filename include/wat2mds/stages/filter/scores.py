@@ -10,10 +10,9 @@ and so are those after it. What does not belong here: where chunks are kept (``c
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from wat2mds.errors import ConfigError
 from wat2mds.models.clip import Clip, load_clip, model_identity
 from wat2mds.models.heads import load_head
 from wat2mds.models.image_models import is_image_model
@@ -34,9 +32,9 @@ from wat2mds.schema import SCORES, table_of
 from wat2mds.stage_settings import FilterSettings
 from wat2mds.stages.filter.languages import detect_languages
 from wat2mds.stages.filter.models import COLUMNS
+from wat2mds.stages.filter.pieces import Pieces
 from wat2mds.stages.filter.words import WordLists
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Batches that are read and decoded before they are asked for.
 AHEAD = 3
@@ -83,7 +81,8 @@ class Scorer:
         self._tagger = load_zero_shot(self.clip) if settings.zero_shot else None
         self._words = WordLists(settings.word_lists) if settings.word_lists else None
         self._on_gpu = self.clip.device.startswith("cuda")
-        self.batch_size = settings.batch_size or (_fitting(self.clip) if self._on_gpu else CPU_BATCH)
+        size = settings.batch_size or (_fitting(self.clip) if self._on_gpu else CPU_BATCH)
+        self._pieces = Pieces(self.clip.name, self.clip.device, size)
         workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(max(1, workers))
 
@@ -98,10 +97,10 @@ class Scorer:
         # The size of what is read stays, whatever fits in memory: the rows of a batch decide the last bits of its scores.
         uids: list[str] = []
         images: list[Any] = []
-        for read in _ahead(self._read(tables, self.batch_size), AHEAD):
+        for read in _ahead(self._read(tables, self._pieces.size), AHEAD):
             if isinstance(read, _Batch):
                 uids += read.uids
-                images += self._in_pieces(self.clip.image_rows, read.pixels.result())
+                images += self._pieces.of(self.clip.image_rows, read.pixels.result())
             else:
                 yield read.table, self._finish(uids, images, read)
                 uids, images = [], []
@@ -129,36 +128,10 @@ class Scorer:
         import torch
 
         order = torch.argsort(self.clip.token_lengths(tokens), stable=True)
-        rows = torch.cat(self._in_pieces(self.clip.text_rows, tokens[order])).cpu().numpy()
+        rows = torch.cat(self._pieces.of(self.clip.text_rows, tokens[order])).cpu().numpy()
         texts = np.empty_like(rows)
         texts[order.numpy()] = rows
         return texts
-
-    def _in_pieces(self, embed: Callable[[Any], Any], batch: Any) -> list[Any]:
-        """A batch's embeddings, in pieces of ``batch_size``; of one that does not fit in memory, half at a time from then on.
-
-        Raises ConfigError where not even one fits.
-        """
-        import torch
-
-        done: list[Any] = []
-        start = 0
-        while start < len(batch):
-            piece = batch[start : start + self.batch_size]
-            try:
-                done.append(embed(piece))
-                start += len(piece)
-            except torch.OutOfMemoryError as error:
-                if len(piece) == 1:
-                    raise ConfigError(
-                        f"{self.clip.name} does not fit in the memory of {self.clip.device} even for one image: choose a smaller "
-                        f"model, filter.precision=bf16 or filter.device=cpu ({error})"
-                    ) from error
-                self.batch_size = len(piece) // 2
-                log.warning("filter: %d at a time do not fit in memory; from here on %d", len(piece), self.batch_size)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        return done
 
     def _read(self, tables: Iterable[Path], size: int) -> Iterator[_Batch | _Captions]:
         """The samples of each table, up to ``size`` at a time, then their captions; decoded, tokenized and detected in the pool."""

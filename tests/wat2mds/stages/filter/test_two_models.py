@@ -19,7 +19,7 @@ from wat2mds.cli.main import run as command
 from wat2mds.drops import DropReason
 from wat2mds.errors import ConfigError
 from wat2mds.manifest import Manifest, read_manifest
-from wat2mds.models.clip import TINY_FOLDER, load_clip, model_identity
+from wat2mds.models.clip import TINY_FOLDER, Clip, load_clip, model_identity
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
 from wat2mds.settings import Settings
 from wat2mds.stages import convert, publish, upload, validate
@@ -183,3 +183,29 @@ def test_an_image_model_gives_pwatermark(samples: Manifest, tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ConfigError, match="by its header, found"):
         scored(samples, under("demo", f"filter.watermark_head={path}"))
+
+
+def test_a_second_model_that_does_not_fit_is_given_less(
+    samples: Manifest, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = stage.run(samples, str(tmp_path / "plain"), two(other))
+    sizes: list[int] = []
+    embed = Clip.image_rows
+
+    def limited(clip: Clip, batch: torch.Tensor) -> torch.Tensor:
+        if clip.dim == 32:
+            if len(batch) > 3:
+                raise torch.OutOfMemoryError("simulated")
+            sizes.append(len(batch))
+        return embed(clip, batch)
+
+    monkeypatch.setattr(Clip, "image_rows", limited)
+    halved = stage.run(samples, str(tmp_path / "halved"), two(other))
+    assert sizes
+    assert max(sizes) <= 3
+    tables = []
+    for done in (plain, halved):
+        scores = read_manifest(next(i.url for i in done.inputs if "/scores/" in i.url))
+        tables.append(pq.read_table(scores.fetch("scores.parquet", tmp_path)))
+    assert tables[0]["clip_model"].equals(tables[1]["clip_model"])
+    np.testing.assert_allclose(tables[0]["similarity"], tables[1]["similarity"], atol=1e-5)
