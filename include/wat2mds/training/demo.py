@@ -30,7 +30,7 @@ from wat2mds.world.demo_world import NEWER, SEED, draw_world
 from wat2mds.world.draw import Picture, all_pictures, caption, draw
 
 log = logging.getLogger(__name__)
-IMAGES, WRONG_SHARE = 3000, 0.5
+IMAGES, WRONG_SHARE = 3000, 0.3
 HELD_OUT_A_CLASS, PROMPTS_A_CLASS = 10, 16
 _SIDE = 256
 # Whatever was downloaded: no threshold drops anything.
