@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from wat2mds.errors import ConfigError
-from wat2mds.models.tensor_bundle import is_tensor_bundle, read_tensor_bundle
 
 CHECKPOINTS = (".pth", ".pt", ".bin")
 _HEADER = 8  # bytes of a safetensors file that say how long its header is
@@ -104,6 +103,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
     Raises ConfigError for what is damaged or would have to be unpickled.
     """
     import numpy as np
+
+    from wat2mds.models.tensor_bundle import is_tensor_bundle, read_tensor_bundle
 
     if not path.exists():
         raise ConfigError(f"the head {path} does not exist")
