@@ -102,6 +102,7 @@ def serve(
         )
         server = uvicorn.Server(config)
         socket = config.bind_socket()
+        socket.listen(config.backlog)  # who comes before it is started waits, and is not refused
         shown = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}/"
         # The part after # stays in the browser: it is sent to nobody, and no proxy logs it.
         mine = "" if deployment().serve_token else f"#token={token}"
