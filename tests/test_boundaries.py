@@ -180,3 +180,9 @@ def test_the_folders_are_there():
     assert DAG_FILES, "dags/ holds no DAG file: the tests above would pass on nothing"
     assert PLUGIN_FILES, "plugins/ holds no plugin"
     assert len(PACKAGE_FILES) > 20, "include/wat2mds has moved"
+
+
+def test_airflow_executes_the_plugin_alone() -> None:
+    """Each module that the ignore file does not name is executed by every component a second time, under its bare name."""
+    named = {line for line in (ROOT / "plugins" / ".airflowignore").read_text().splitlines() if not line.startswith("#")}
+    assert named == {file.name for file in PLUGIN_FILES} - {"wat2mds_plugin.py"}
