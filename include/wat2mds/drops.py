@@ -133,3 +133,7 @@ class DropReason(StrEnum):
     def of_stage(cls, stage: str) -> list[DropReason]:
         """The reasons that arise in one stage, in the order in which they are tested."""
         return [reason for reason in cls if reason.stage == stage]
+
+
+# Filter deletes the images of these from download's tables, and keeps of them uid, place and reason.
+IMAGE_DELETED = (DropReason.BLOCKED, DropReason.TAKEN_DOWN_IMAGE)

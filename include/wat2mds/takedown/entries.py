@@ -176,6 +176,16 @@ class Entries:
         return marks
 
 
+def marks_in(path: Path, entries: Entries) -> np.ndarray:
+    """A mark for each row of a local parquet file, bool [rows]."""
+    with pq.ParquetFile(path) as file:
+        columns = entries.columns(file.schema_arrow.names)
+        if not columns:
+            return np.zeros(file.metadata.num_rows, bool)
+        batches = file.iter_batches(65_536, columns=columns)
+        return np.concatenate([np.zeros(0, bool), *(entries.any_of(pa.Table.from_batches([batch])) for batch in batches)])
+
+
 def entries_of(words: Mapping[str, np.ndarray], pdq_distance: int = 0) -> Entries:
     """Sorted and distinct. Raises ConfigError for a distance with more PDQ hashes than can be searched so."""
     found = Entries({kind: _distinct(rows) for kind, rows in words.items() if len(rows)})

@@ -100,13 +100,13 @@ def shorten_log(dataset: Store) -> list[str]:
         number = entry.path.rpartition("/")[2].partition(".")[0]
         if number.isdigit() and needed and int(number) <= needed[-1]:
             commits.setdefault(int(number), []).append(entry.path)
-    if all(number in needed for number in commits):
+    if all(commit in needed for commit in commits):
         return []
     uri, options = table_location(dataset.url)
-    for number in needed:  # ascending: the last one is what readers are pointed to
-        if not any(".checkpoint" in path for path in commits[number]):
-            DeltaTable(uri, version=number, storage_options=options).create_checkpoint()
-    return _delete(dataset, [path for number, paths in sorted(commits.items()) if number not in needed for path in paths])
+    for commit in needed:  # ascending: the last one is what readers are pointed to
+        if not any(".checkpoint" in path for path in commits[commit]):
+            DeltaTable(uri, version=commit, storage_options=options).create_checkpoint()
+    return _delete(dataset, [path for commit, paths in sorted(commits.items()) if commit not in needed for path in paths])
 
 
 def _remove_shards(dataset: Store, folder: str) -> list[str]:

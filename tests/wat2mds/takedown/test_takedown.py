@@ -96,7 +96,8 @@ def test_nothing_is_left(published: str) -> None:
     shards_before = {entry.path: entry for entry in Store(published).walk("shards")}
 
     report = take_down(
-        published, listed(uid=[gone[0]], url=[before[gone[1]].url.replace("https://", "HTTPS://")], sha256=[before[gone[2]].hashes[2]])
+        published,
+        listed(uid=[gone[0]], url=[before[gone[1]].url.replace("https://", "HTTPS://")], sha256=[before[gone[2]].hashes[2]]),
     )
 
     assert report["found"]["samples"] == 3  # type: ignore[index]
