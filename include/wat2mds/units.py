@@ -187,6 +187,11 @@ class Units(Mapping[str, PublishedUnit]):
         return {unit.key: unit for unit in map(_unit, json.loads(content))}
 
 
+def unit_folders(objects: Iterable[StoredObject]) -> list[str]:
+    """Folders that hold these objects: mostly of one unit's name; one that lost samples shares shards with what it was before."""
+    return sorted({"/".join(entry.path.split("/")[:2]) for entry in objects})
+
+
 def unit_key(snapshot: str, segment: str, wat_file: str) -> str:
     """Names a WAT file within a dataset."""
     return f"{snapshot}.{segment}.{wat_file}"

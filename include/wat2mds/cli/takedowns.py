@@ -11,7 +11,7 @@ import typer
 
 from wat2mds.cli.options import Root, emit
 from wat2mds.cli.versions import Named, dataset_url
-from wat2mds.errors import ConfigError
+from wat2mds.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 Lists = Annotated[
@@ -105,9 +105,30 @@ def takedown(
         emit({"dataset": url, "takedowns": [report]})
 
 
+def prove_absent(url: str, lists: list[str], kind: str | None) -> None:
+    """``wat2mds verify --absent``. Raises DataError where something of the lists is found."""
+    from dataclasses import asdict
+
+    from wat2mds.takedown.absent import MOST_TEXTS, search
+    from wat2mds.takedown.entries import entries_of, texts_of
+
+    with tempfile.TemporaryDirectory(prefix="wat2mds-absent-") as folder:
+        given = [(name, _fetched(name, Path(folder) / f"{number}")) for number, name in enumerate(lists)]
+        entries = entries_of(_words(given, kind, url, reports=False))
+        texts = [text for name, path in given for text in texts_of(path, name, kind, MOST_TEXTS + 1)]
+    found = search(url, entries, texts)
+    for line in found.found:
+        log.error("%s", line)
+    emit(asdict(found) | {"listed": entries.counts})
+    if found.found:
+        raise DataError(
+            f"{url} holds what is listed, in {len(found.found)} places, the first: {found.found[0]}. "
+            f"`wat2mds takedown --list …` takes it down"
+        )
+
+
 def _fetched(name: str, folder: Path) -> Path:
     """Raises ConfigError where there is no such list."""
-    from wat2mds.errors import DataError
     from wat2mds.layout import normalize
     from wat2mds.source import bring, look_up
 

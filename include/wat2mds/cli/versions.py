@@ -103,8 +103,31 @@ def withdraw_versions(
     emit({"dataset": url, "withdrawn": [asdict(found) for found in withdraw(url, numbers, reason)]})
 
 
-def verify(dataset: Named = None, version: Number = None, root: Root = None) -> None:
-    """Read a published version back and compare it with its record: every shard, row and hash, index and table; exit 65 if not sound."""
+def verify(
+    dataset: Named = None,
+    version: Number = None,
+    absent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--absent",
+            help="A list, as takedown takes it: search every object for its entries instead; may be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="With --absent: what the entries of a text list are (takedown --help).")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Read a published version back and compare it with its record: every shard, row and hash, index and table; exit 65 if not sound.
+
+    With --absent: prove that nothing that is listed is in any object below the dataset's folder; exit 65 where something is.
+    """
+    if absent:
+        from wat2mds.cli.takedowns import prove_absent
+
+        prove_absent(dataset_url(root, dataset), absent, kind)
+        return
     from wat2mds.stages.publish.verify import verify as verified
 
     found = verified(dataset_url(root, dataset), version)

@@ -247,6 +247,16 @@ def unmatched(entries: Entries, path: Path, name: str, kind: str | None, most: i
     return found
 
 
+def texts_of(path: Path, name: str, kind: str | None, most: int) -> list[str]:
+    """The first entries of a list that are no domains, as they stand: what to search for byte by byte."""
+    found: list[str] = []
+    for kinds, values in _batches(path, name, kind):
+        found += values.filter(pc.invert(pc.equal(kinds, "domain"))).slice(0, most - len(found)).to_pylist()
+        if len(found) >= most:
+            break
+    return found
+
+
 def hex_words(column: pa.ChunkedArray | pa.Array, digits: int, words: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows, words [n, 2 or 4]) of the values that are so many hex digits; of each as many as fill the words."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]

@@ -79,7 +79,10 @@ def test_beside_publishers(published: str) -> None:
     """Publishers and a takedown at once, of the same samples: whoever comes first, they are gone and nothing else is."""
     before = samples_of(published)
     late = [uploaded(published, f"0001{number}") for number in range(4)]
-    rows = [pq.read_table(pa.BufferReader(Store(published).read(f"embeddings/{m.extra['unit_name']}/metadata/metadata_0.parquet"))) for m in late]
+    rows = [
+        pq.read_table(pa.BufferReader(Store(published).read(f"embeddings/{m.extra['unit_name']}/metadata/metadata_0.parquet")))
+        for m in late
+    ]
     uids = [table["uid"].to_pylist() for table in rows]
     gone = [*sorted(before)[:3], *(some[2] for some in uids)]
     errors: list[BaseException] = []
@@ -97,7 +100,9 @@ def test_beside_publishers(published: str) -> None:
     for thread in threads:
         thread.join()
     # A publisher whose WAT file's objects went beneath it says so, and its next attempt publishes the rest.
-    again = [read_manifest(manifest.url) for manifest in late if Store(published).exists(manifest.url.removeprefix(f"{published}/"))]
+    again = [
+        read_manifest(manifest.url) for manifest in late if Store(published).exists(manifest.url.removeprefix(f"{published}/"))
+    ]
     if again:
         publish.run(again, published, SETTINGS)
     complete(published, alone=True)
@@ -150,10 +155,18 @@ def test_dedup_and_filter_leave_it_out(published: str) -> None:
     samples = pq.read_table(new.samples.fetch("00000.parquet", folder_of(published)))
     hashed = next(row for row in samples.to_pylist() if row["jpg"] is not None)
     take_down_beside(published, [before[0].url])
-    record(Store(published), listed(domain=["images1.example.org"], md5=[hashed["md5"]], page=["https://example.org/30003"]), [], "a test", 0)
+    record(
+        Store(published),
+        listed(domain=["images1.example.org"], md5=[hashed["md5"]], page=["https://example.org/30003"]),
+        [],
+        "a test",
+        0,
+    )
     assert len(takedowns(Store(published))) == 2
     extracted = read_manifest(new.samples.inputs[0].url).inputs[0].url
-    (made,) = dedup.run([read_manifest(extracted)], f"{published}/ledger", f"{published}/again/{{wat_file}}/dedup", SETTINGS, published)
+    (made,) = dedup.run(
+        [read_manifest(extracted)], f"{published}/ledger", f"{published}/again/{{wat_file}}/dedup", SETTINGS, published
+    )
     kept = pq.read_table(made.file("unique.parquet").removeprefix("file://").replace("%20", " "))
     pages = [f"https://example.org/{n}" if n % 2 else None for n in range(30_000, 30_012)]
     assert made.flows[0].drops == {"taken_down": 4 + (pages.index("https://example.org/30003") % 3 != 1)}

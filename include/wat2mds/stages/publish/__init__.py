@@ -42,7 +42,7 @@ from wat2mds.stages.publish.table import MetadataTable, Moved, read_columns
 from wat2mds.stages.publish.vacuum import REFRESH_AFTER, refuse_during_vacuum
 from wat2mds.store import Layout, Store, file_hash, join
 from wat2mds.takedown.records import doomed, tombstones
-from wat2mds.units import UNIT_FOLDERS, PublishedUnit, StoredObject, Units, files_digest, segment_of
+from wat2mds.units import PublishedUnit, StoredObject, Units, files_digest, segment_of, unit_folders
 from wat2mds.versions import Version, newest_number, newest_version, published_flow, read_index, read_record, read_version
 
 log = logging.getLogger(__name__)
@@ -310,7 +310,7 @@ def _require_objects(dataset: Store, ours: dict[str, PublishedUnit], newest: Ver
     for key, unit in ours.items():
         held = newest.units.get(key) if newest is not None else None
         named = held is not None and held.unit_name == unit.unit_name
-        there = {entry.path: entry for kind in UNIT_FOLDERS for entry in dataset.walk(f"{kind}/{unit.unit_name}")}
+        there = {entry.path: entry for place in unit_folders(unit.objects) for entry in dataset.walk(place)}
         for entry in unit.objects:
             found = there.get(entry.path)
             if found is None or found.size != entry.size:
