@@ -23,8 +23,10 @@ KINDS = ("uid", "md5", "sha1", "sha256", "pdq", "url", "domain", "page")
 TAKEDOWN_PARAMS = {
     "lists": Param(
         None,
-        type=["null", "array"],
-        items={"type": "string", "minLength": 1},
+        type=["null", "string"],
+        maxLength=20_000,
+        pattern=r"\S",
+        format="multiline",
         section=WHAT,
         title="Lists",
         description=(
@@ -50,6 +52,7 @@ TAKEDOWN_PARAMS = {
         minLength=1,
         maxLength=200,
         section=HOW,
+        pattern=r"\S",
         title="Reason",
         description="Stands in the report, and where somebody opens a version that was withdrawn for it.",
     ),
@@ -82,7 +85,7 @@ TAKEDOWN_PARAMS = {
 def takedown_arguments(context: Context) -> list[str]:
     """Without lists and reports the dry run does not count: there is nothing to show."""
     params = context["params"]
-    lists = [f"--list={name}" for name in params["lists"] or ()]
+    lists = [f"--list={name}" for name in (params["lists"] or "").split()]
     if params["kind"] is not None and not lists:
         raise AirflowFailException("the form says kind, but names no list: it is that of a text list")
     asked = [*lists, *(["--reports"] if params["reports"] else [])]

@@ -27,8 +27,9 @@ from tests.benchmarks.publish import peak
 from wat2mds.schema import METADATA, table_of
 from wat2mds.settings import child_environment
 from wat2mds.store import Layout, Store
-from wat2mds.takedown.entries import entries_of, read_list
+from wat2mds.takedown.entries import entries_of
 from wat2mds.takedown.finding import find
+from wat2mds.takedown.lists import read_list
 from wat2mds.takedown.records import read_entries, record, takedowns
 from wat2mds.units import PublishedUnit, StoredObject
 

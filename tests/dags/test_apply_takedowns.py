@@ -23,13 +23,13 @@ def test_the_untouched_form_and_the_schedule_complete_what_is_begun():
 
 
 def test_what_is_listed_is_a_dry_run_unless_the_form_says_otherwise():
-    assert takedown_arguments(context(lists=["s3://b/l.csv"])) == [
+    assert takedown_arguments(context(lists="s3://b/l.csv")) == [
         "takedown",
         "--list=s3://b/l.csv",
         "--reason=asked for",
         "--dry-run",
     ]
-    form = context(lists=["a.txt", "b.txt"], kind="url", reports=True, reason="mail", pdq_distance=31, dry_run=False, dataset="d")
+    form = context(lists="a.txt\nb.txt", kind="url", reports=True, reason="mail", pdq_distance=31, dry_run=False, dataset="d")
     assert takedown_arguments(form) == [
         *("takedown", "d", "--list=a.txt", "--list=b.txt", "--reports", "--reason=mail", "--kind=url", "--pdq-distance=31"),
     ]

@@ -61,7 +61,8 @@ def takedown(
     images and of pages that link to them; a uid for one sample.
     """
     from wat2mds.store import Store
-    from wat2mds.takedown.entries import entries_of, unmatched
+    from wat2mds.takedown.entries import entries_of
+    from wat2mds.takedown.lists import unmatched
 
     url = dataset_url(root, dataset)
     with tempfile.TemporaryDirectory(prefix="wat2mds-takedown-") as folder:
@@ -110,7 +111,8 @@ def prove_absent(url: str, lists: list[str], kind: str | None) -> None:
     from dataclasses import asdict
 
     from wat2mds.takedown.absent import MOST_TEXTS, search
-    from wat2mds.takedown.entries import entries_of, texts_of
+    from wat2mds.takedown.entries import entries_of
+    from wat2mds.takedown.lists import texts_of
 
     with tempfile.TemporaryDirectory(prefix="wat2mds-absent-") as folder:
         given = [(name, _fetched(name, Path(folder) / f"{number}")) for number, name in enumerate(lists)]
@@ -143,7 +145,8 @@ def _words(given: list[tuple[str, Path]], kind: str | None, url: str, reports: b
     import numpy as np
 
     from wat2mds.store import Store
-    from wat2mds.takedown.entries import read_list, text_words
+    from wat2mds.takedown.entries import text_words
+    from wat2mds.takedown.lists import read_list
 
     parts: dict[str, list[Any]] = {}
     for name, path in given:

@@ -13,7 +13,8 @@ Guaranteed: every step can be repeated, so that whatever was killed is completed
 meanwhile publishes is looked through by publish itself. The ledger keeps its claims: a uid is a hash, and the claim keeps the pair out.
 What does not belong here: which samples ought to go.
 
-    entries.py      lists, and which rows of a table they name
+    lists.py        lists as people have them
+    entries.py      lists as hashes, and which rows of a table they name
     records.py      what was asked for; tombstones
     finding.py      where it stands in the published WAT files
     rewriting.py    a WAT file without it

@@ -125,13 +125,6 @@ def _in_parquet(content: bytes, name: str, entries: Entries, needles: re.Pattern
                         for value in table[column].to_pylist()
                         if value is not None
                     )
-                elif pa.types.is_fixed_size_binary(kind) and kind.byte_width == 32 and "pdq" in entries.words:
-                    words = np.frombuffer(b"".join(v for v in table[column].to_pylist() if v is not None), np.uint64).reshape(
-                        -1, 4
-                    )
-                    if (entries.places("pdq", words) >= 0).any():
-                        yield f"a PDQ hash in {column}"
-                    continue
                 else:
                     continue
                 if column not in _COMPARED:

@@ -1,15 +1,15 @@
 """What a takedown lists, as hashes, and which rows of a table it names.
 
-In: lists; tables with the columns of PAIRS, SAMPLES, METADATA or OUTCOMES. Out: ``Entries``; a mark for each row. Guaranteed: URLs are
+In: tables with the columns of PAIRS, SAMPLES, METADATA or OUTCOMES. Out: ``Entries``; a mark for each row. Guaranteed: URLs are
 compared in the form that makes identity (``identity.normalize_url``), a domain with its subdomains; of uids and hashes the first 128
 bits are compared, of PDQ all 256, or as many as may differ; memory holds 16 bytes an entry (PDQ: 32) and as much again to sort them.
-What does not belong here: where tables lie.
+What does not belong here: reading lists (``lists.py``), where tables lie.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,10 +17,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from wat2mds.errors import ConfigError, nearest
+from wat2mds.errors import ConfigError
 from wat2mds.identity import normalize_host, normalize_url
 from wat2mds.models.near_duplicates import NONE, Index
 from wat2mds.models.pictures import PDQ_LEAST_QUALITY, PDQ_MATCH
@@ -30,7 +29,7 @@ HEX = {"uid": 32, "md5": 32, "sha1": 40, "sha256": 64, "pdq": 64}
 KINDS = (*HEX, "url", "domain", "page")
 # An index of PDQ hashes by distance takes 170 bytes a hash (near_duplicates.Index).
 MOST_NEAR = 2_000_000
-_WORDS = {kind: 4 if kind == "pdq" else 2 for kind in KINDS}
+WORDS = {kind: 4 if kind == "pdq" else 2 for kind in KINDS}
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64)
 _HEX = np.full(256, 255, np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint8)
@@ -42,7 +41,6 @@ _COLUMNS = {
     "domain": ("url_normalized", "url", "URL"),
     "page": ("page_url",),
 }
-_BATCH = 1 << 20
 
 
 @dataclass
@@ -134,8 +132,13 @@ class Entries:
 
     def _named(self, kind: str, column: pa.ChunkedArray) -> np.ndarray:
         marks = np.zeros(len(column), bool)
+        if pa.types.is_fixed_size_binary(column.type):  # groups of near-duplicates have PDQ hashes as they are
+            there = np.flatnonzero(np.asarray(pc.is_valid(column)))
+            hashes = np.frombuffer(b"".join(value for value in column.to_pylist() if value is not None), np.uint64).reshape(-1, 4)
+            marks[there[self.places(kind, hashes) >= 0]] = True
+            return marks
         if kind in HEX:
-            rows, words = hex_words(column, HEX[kind], _WORDS[kind])
+            rows, words = hex_words(column, HEX[kind], WORDS[kind])
             marks[rows[self.places(kind, words) >= 0]] = True
             return marks
         encoded = column.combine_chunks().dictionary_encode()
@@ -162,6 +165,8 @@ class Entries:
         return found
 
     def _near(self, table: pa.Table) -> np.ndarray:
+        if not pa.types.is_string(table.schema.field("pdq").type):
+            return np.zeros(table.num_rows, bool)  # of the images of groups their own rows say more
         good = pc.is_valid(table["pdq"])
         if "pdq_quality" in table.column_names:
             good = pc.and_(good, pc.fill_null(pc.greater_equal(table["pdq_quality"], PDQ_LEAST_QUALITY), False))
@@ -211,52 +216,6 @@ def merged(several: Sequence[Entries]) -> Entries:
     return Entries(words, [near for entries in several for near in entries.near])
 
 
-def read_list(path: Path, name: str, kind: str | None) -> dict[str, np.ndarray]:
-    """The entries of a list by kind: a text file, one entry a line, # before a comment; CSV or parquet with the columns kind and value.
-
-    ``kind`` is that of a text file, or of a table without such a column. Raises ConfigError for what is no list, with the line.
-    """
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"{kind!r} is no kind of entry.{nearest(kind, KINDS)}")
-    parts: dict[str, list[np.ndarray]] = {}
-    first = 1
-    for kinds, values in _batches(path, name, kind):
-        for one in pc.unique(kinds).to_pylist():
-            if one not in KINDS:
-                raise ConfigError(f"{name}: {one!r} is no kind of entry.{nearest(str(one), KINDS)}")
-            chosen = pc.equal(kinds, one)
-            numbers = first + np.flatnonzero(np.asarray(chosen))
-            parts.setdefault(one, []).append(_words_of_list(one, values.filter(chosen), name, numbers))
-        first += len(values)
-    if not parts:
-        raise ConfigError(f"{name} lists nothing")
-    return {one: np.concatenate(some) for one, some in parts.items()}
-
-
-def unmatched(entries: Entries, path: Path, name: str, kind: str | None, most: int = 20) -> list[str]:
-    """The first values of a list that named nothing since ``watch``, each with its kind."""
-    found: list[str] = []
-    for kinds, values in _batches(path, name, kind):
-        for one in pc.unique(kinds).to_pylist():
-            chosen = values.filter(pc.equal(kinds, one)).slice(0, 100_000)
-            places = Entries(entries.words).places(one, _words_of_list(one, chosen, name, np.arange(len(chosen))))
-            lost = np.flatnonzero(~entries.seen[one][places])
-            found += [f"{one} {chosen[int(row)].as_py()}" for row in lost[: most - len(found)]]
-        if len(found) >= most:
-            break
-    return found
-
-
-def texts_of(path: Path, name: str, kind: str | None, most: int) -> list[str]:
-    """The first entries of a list that are no domains, as they stand: what to search for byte by byte."""
-    found: list[str] = []
-    for kinds, values in _batches(path, name, kind):
-        found += values.filter(pc.invert(pc.equal(kinds, "domain"))).slice(0, most - len(found)).to_pylist()
-        if len(found) >= most:
-            break
-    return found
-
-
 def hex_words(column: pa.ChunkedArray | pa.Array, digits: int, words: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows, words [n, 2 or 4]) of the values that are so many hex digits; of each as many as fill the words."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
@@ -279,7 +238,7 @@ def hex_words(column: pa.ChunkedArray | pa.Array, digits: int, words: int) -> tu
 def text_words(kind: str, texts: Sequence[str]) -> np.ndarray:
     """Words [n, 2 or 4] of values. Raises ValueError for one that is not of its kind."""
     if kind in HEX:
-        rows, words = hex_words(pa.array(texts, pa.string()), HEX[kind], _WORDS[kind])
+        rows, words = hex_words(pa.array(texts, pa.string()), HEX[kind], WORDS[kind])
         if len(rows) != len(texts):
             wrong = sorted(set(range(len(texts))) - set(rows.tolist()))[0]
             raise ValueError(f"{texts[wrong][:80]!r} is no {kind}: {HEX[kind]} hex digits are expected")
@@ -292,78 +251,6 @@ def above(host: str) -> list[str]:
     """A host and the domains above it, but for the last label alone."""
     labels = normalize_host(host).split(".")
     return [".".join(labels[start:]) for start in range(max(1, len(labels) - 1))]
-
-
-def _batches(path: Path, name: str, kind: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
-    """(kinds, values) of a list, a part at a time."""
-    suffix = Path(urlsplit(name).path).suffix.lower()
-    try:
-        if suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                given = file.schema_arrow.names
-                columns = _columns_of(name, given, kind)
-                for batch in file.iter_batches(_BATCH, columns=[column for column in columns if column]):
-                    yield _part(batch, kind)
-        elif suffix == ".csv":
-            with pa_csv.open_csv(
-                path, convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(("kind", "value"), pa.string()))
-            ) as reader:
-                _columns_of(name, reader.schema.names, kind)
-                for batch in reader:
-                    yield _part(batch, kind)
-        elif kind is None:
-            raise ConfigError(f"{name} is a text file: say of what kind its entries are (--kind): {', '.join(KINDS)}")
-        else:
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                yield from _lines(lines, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ConfigError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _lines(lines: Iterable[str], kind: str) -> Iterator[tuple[pa.Array, pa.Array]]:
-    waiting: list[str] = []
-    for line in lines:
-        # A URL may hold a #, so that there only a whole line is a comment.
-        text = line.strip() if kind in ("url", "page") else line.partition("#")[0].strip()
-        if text and not text.startswith("#"):
-            waiting.append(text)
-        if len(waiting) == _BATCH:
-            yield pa.array([kind] * len(waiting)), pa.array(waiting)
-            waiting = []
-    if waiting:
-        yield pa.array([kind] * len(waiting)), pa.array(waiting)
-
-
-def _columns_of(name: str, given: Sequence[str], kind: str | None) -> tuple[str | None, str]:
-    if "value" not in given or ("kind" not in given and kind is None):
-        raise ConfigError(f"{name} has the columns {', '.join(given)}: a list has kind and value, or value alone with --kind")
-    return ("kind" if "kind" in given else None), "value"
-
-
-def _part(batch: pa.RecordBatch, kind: str | None) -> tuple[pa.Array, pa.Array]:
-    values = pc.utf8_trim_whitespace(batch.column("value").cast(pa.string()))
-    if "kind" in batch.schema.names:
-        return batch.column("kind").cast(pa.string()), values
-    return pa.array([kind] * len(values), pa.string()), values
-
-
-def _words_of_list(kind: str, values: pa.Array, name: str, numbers: np.ndarray) -> np.ndarray:
-    """``numbers``: of the entries in the list, for messages."""
-    if kind in HEX:
-        rows, words = hex_words(values, HEX[kind], _WORDS[kind])
-        if len(rows) != len(values):
-            wrong = int(np.setdiff1d(np.arange(len(values)), rows)[0])
-            raise ConfigError(
-                f"{name}, entry {numbers[wrong]}: {str(values[wrong].as_py())[:80]!r} is no {kind}: {HEX[kind]} hex digits are expected"
-            )
-        return words
-    found = []
-    for row, value in enumerate(values.to_pylist()):
-        try:
-            found.append(text_words(kind, [value or ""]))
-        except ValueError as error:
-            raise ConfigError(f"{name}, entry {numbers[row]}: {str(value)[:80]!r} is no {kind}: {error}") from error
-    return np.concatenate(found)
 
 
 def _url(text: str) -> str:

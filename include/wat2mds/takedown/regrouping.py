@@ -69,7 +69,5 @@ def _named(entries: Entries, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _listed_hash(entries: Entries, column: pa.ChunkedArray) -> np.ndarray:
-    if "pdq" not in entries.words or not len(column):
-        return np.zeros(len(column), bool)
-    words = np.frombuffer(b"".join(column.to_pylist()), np.uint64).reshape(-1, 4)
-    return np.asarray(entries.places("pdq", words) >= 0)
+    hashes = Entries({"pdq": entries.words["pdq"]}) if "pdq" in entries.words else Entries()
+    return hashes.any_of(pa.table({"pdq": column}))

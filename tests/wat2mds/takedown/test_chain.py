@@ -11,11 +11,11 @@ import pytest
 from tests.wat2mds.chain import Chain
 from tests.wat2mds.programs import Programs
 from tests.wat2mds.takedown.searching import found_below
-from tests.wat2mds.takedown.test_takedown import check_consistent, folder_of, samples_of
+from tests.wat2mds.takedown.test_takedown import folder_of, samples_of
 from wat2mds import subsets
 from wat2mds.reprocess import forget_lost
 from wat2mds.snapshots import Registry
-from wat2mds.store import Layout, Store, join
+from wat2mds.store import Layout, Store
 from wat2mds.subsets import Definition
 from wat2mds.takedown.records import takedowns
 from wat2mds.versions import read_version
@@ -104,5 +104,3 @@ def test_taken_down_for_good(chain: Chain, tmp_path: Path) -> None:
         entry for entry in found_below(folder_of(dataset), [first, second], identities=False) if not entry.startswith("work/")
     ] == []
     assert len(takedowns(Store(dataset))) == 1
-    assert join(dataset, "x")
-    assert check_consistent is not None

@@ -18,7 +18,6 @@ from wat2mds.failures import failures, retriable
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.retries import plan_retries
 from wat2mds.stages import convert, dedup, publish, upload
-from wat2mds.stages.filter.blocked import block, read_report
 from wat2mds.store import Store
 from wat2mds.takedown.applying import complete
 from wat2mds.takedown.records import record, takedowns, unfinished
@@ -116,11 +115,6 @@ def test_beside_publishers(published: str) -> None:
 
 def test_retries_do_not_ask_for_it(published: str) -> None:
     """A failure that is listed is no failure any more; the others are due as before."""
-    reason = lambda table: table.set_column(  # noqa: E731
-        table.column_names.index("drop_reason"),
-        table.schema.field("drop_reason"),
-        pa.array(["timeout" if r == "http_404" else r for r in table["drop_reason"].to_pylist()]),
-    )
     times = lambda table: table.set_column(  # noqa: E731
         table.column_names.index("fetched_at"),
         table.schema.field("fetched_at"),
@@ -133,7 +127,6 @@ def test_retries_do_not_ask_for_it(published: str) -> None:
             pa.array([None if s == "success" else "timeout" for s in table["status"].to_pylist()], pa.string()),
         )
     )
-    assert reason is not None
     bring(published, "00020", 30, SETTINGS, failed=3, changes={"samples": named})
     failed = [row for table in failures(published, read_version(published), [1.0]) for row in retriable(table).to_pylist()]
     assert len(failed) == 3
@@ -180,5 +173,3 @@ def test_nothing_to_do(published: str, alone: bool) -> None:
     assert complete(published, alone=alone) == []
     take_down(published, listed(uid=["0" * 32], domain=["nobody.example"]))
     assert newest_number(published) == number
-    assert block is not None
-    assert read_report is not None
