@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowFailException
 
 from tests.airflow_env import DAGS
+from tests.wat2mds.search.conftest import bring
+from wat2mds.store import Layout
 from wat2mds.takedown.entries import KINDS as KNOWN
+from wat2mds.versions import read_version
 from wat2mds_takedown_form import KINDS, TAKEDOWN_PARAMS, takedown_arguments
 
 
@@ -41,6 +45,19 @@ def test_the_forms_kinds_are_those_that_there_are():
     assert set(KINDS) == set(KNOWN), "name every kind in wat2mds_takedown_form.KINDS"
 
 
-def test_one_at_a_time():
+def test_its_task_shows_then_takes_down_then_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The DAG's own task, by the command that it runs, on a published dataset."""
+    dataset = Layout(tmp_path.as_uri(), "small").dataset
+    bring(dataset, "00000", 20)
+    monkeypatch.setenv("WAT2MDS_ROOT", tmp_path.as_uri())
     dag = DagBag(dag_folder=str(DAGS / "apply_takedowns.py")).dags["apply_takedowns"]
     assert dag.max_active_runs == 1
+    task = dag.get_task("takedown")
+    (tmp_path / "urls.txt").write_text("https://images0.example.org/0.jpg\n")
+    form = {"lists": str(tmp_path / "urls.txt"), "kind": "url", "dataset": "small", "alone": True}
+    before = read_version(dataset).samples
+    assert task.execute(context(**form))["samples"] == 1
+    assert read_version(dataset).number == 1
+    task.execute(context(**form, dry_run=False))
+    assert (read_version(dataset).number, read_version(dataset).samples) == (2, before - 1)
+    assert task.execute(context(dataset="small"))["takedowns"] == []
