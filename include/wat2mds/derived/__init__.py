@@ -10,6 +10,7 @@ cost of one more version is that of its new WAT files. What does not belong here
     release.py        LAION's columns as parquet; the few large files that other tools take
     statistics.py     counts that add up
     summaries.py      work, failures, costs and history, carried on from version to version, for the dashboard
+    work.py           what the stages of WAT files took, how downloads ended
     deviations.py     what differs from LAION, and known limits
     card.py           what a card says, with tables.py
     html.py           how it looks, with markdown.py, plots.py, pictures.py, contact_sheet.py

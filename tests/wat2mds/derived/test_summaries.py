@@ -16,7 +16,8 @@ import pytest
 from tests.wat2mds.stages.conftest import build_wat_file
 from wat2mds import derived
 from wat2mds.derived import summaries
-from wat2mds.derived.summaries import Row, Summary, Work, read_summary, summary_of_record, summary_path
+from wat2mds.derived.summaries import Row, Summary, read_summary, summary_of_record, summary_path
+from wat2mds.derived.work import HOSTS, Work
 from wat2mds.errors import DataError
 from wat2mds.failures import outcomes_of
 from wat2mds.manifest import Manifest, read_manifest
@@ -181,7 +182,7 @@ def test_it_stays_small_however_many_versions_and_hosts(dataset: str) -> None:
     assert sum(r.published for r in rows) == 5_000 * row.published
     hosts = {f"h{number}.example": {"fetched": number, "failed": 1} for number in range(1_000)}
     bounded = Work(hosts=hosts).bounded().bounded()
-    assert len(bounded.hosts) == summaries.HOSTS + 1
+    assert len(bounded.hosts) == HOSTS + 1
     assert bounded.hosts["h999.example"] == {"fetched": 999, "failed": 1}
     assert sum(sum(counts.values()) for counts in bounded.hosts.values()) == sum(range(1_000)) + 1_000
     full = replace(summary(dataset, 1), history=rows, total=bounded)
