@@ -107,7 +107,7 @@ def versions(
     pager = [link(at.versions(name, newer), "Newer")] if newer is not None else []
     pager += [link(at.versions(name, older), "Older")] if older is not None else []
     body = f"<h1>Versions of {escape(name)}</h1>{_unsummed(name, found.summary.number) if found.summary.of_record else ''}"
-    body += table(head, rows, count=(2, 3, 4, 5, 6), wrap=(8,))
+    body += table(head, rows, count=(2, 3, 4, 5, 6))
     body += f'<nav class="pager" aria-label="Pages">{"".join(pager)}</nav>' if pager else ""
     return whole(f"{name}: versions", _nav(name, found.summary.number, at), "Versions", body, at.script)
 

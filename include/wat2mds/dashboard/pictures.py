@@ -16,7 +16,7 @@ from wat2mds.derived.plots import WIDTH, drawing, round_ticks, short, shorter, t
 
 MOST_COLUMNS = 60
 _MOST_POINTS = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 52, 12, 12, 40, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 62, 12, 12, 40, 220
 _LABEL = 150
 Format = Callable[[float], str]
 
@@ -29,12 +29,12 @@ class Column:
     values: Sequence[float]
 
 
-def growth(points: list[tuple[datetime, float]], *, axis: str, form: Format = short) -> str:
-    """A value over time, as steps: it stays until the next point. Times are in UTC."""
+def growth(points: list[tuple[datetime, float]], *, axis: str, form: Format = short, unit: float = 1) -> str:
+    """A value over time, as steps: it stays until the next point. Times are in UTC; the numbers beside it are round in ``unit``."""
     points = sorted(points[:: -(-len(points) // _MOST_POINTS)] + points[-1:])
     begin, end = points[0][0], points[-1][0]
     span = max((end - begin).total_seconds(), 1.0)
-    top, parts = _ground(max(value for _, value in points), form)
+    top, parts = _ground(max(value for _, value in points), form, unit=unit)
     across, bottom = WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM
 
     def place(time: datetime, value: float) -> tuple[float, float]:
@@ -51,11 +51,13 @@ def growth(points: list[tuple[datetime, float]], *, axis: str, form: Format = sh
                 f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{time:%Y-%m-%d %H:%M}: {value:,.0f}</title></circle>'
             )
     days = end - begin > timedelta(days=2)
-    for share in (0.0, 0.5, 1.0) if len(points) > 1 else (0.0,):
+    said = ""
+    for share, side in ((0.0, ""), (0.5, " mid"), (1.0, " end")):
         time = begin + timedelta(seconds=span * share)
-        side = {0.0: "", 0.5: " mid", 1.0: " end"}[share]
         text = f"{time:%Y-%m-%d}" if days else f"{time:%m-%d %H:%M}"
-        parts.append(f'<text class="faint{side}" x="{_LEFT + across * share:.1f}" y="{bottom + 17}">{text}</text>')
+        if text != said:
+            parts.append(f'<text class="faint{side}" x="{_LEFT + across * share:.1f}" y="{bottom + 17}">{text}</text>')
+        said = text
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{_HEIGHT - 6}">{escape(axis)}</text>')
     return drawing("".join(parts), _HEIGHT)
 
@@ -72,8 +74,9 @@ def spark(values: Sequence[float]) -> str:
 
 
 def layers(columns: Sequence[Column], names: Sequence[str], *, axis: str, form: Format = short, first: int = 0) -> str:
-    """Columns of several layers, with a legend; ``first`` numbers the first layer's colour."""
-    columns = _fewer(columns)
+    """Columns of several layers, with a legend; ``first`` numbers the first layer's colour. Many columns are drawn as means."""
+    columns, together = _fewer(columns)
+    axis += f"; each column is the mean of {together}" if together > 1 else ""
     legend, high = _legend(names, first)
     top, parts = _ground(max((sum(column.values) for column in columns), default=0), form, high)
     across, bottom, up = WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM + high, _TOP + high
@@ -92,9 +95,11 @@ def layers(columns: Sequence[Column], names: Sequence[str], *, axis: str, form: 
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     shown = sorted({0, len(columns) // 2, len(columns) - 1}) if len(columns) > 6 else range(len(columns))
     for number in shown:
-        parts.append(
-            f'<text class="faint mid" x="{_LEFT + (number + 0.5) * one:.1f}" y="{bottom + 17}">{escape(columns[number].label)}</text>'
-        )
+        place, side = _LEFT + (number + 0.5) * one, "mid"
+        if len(columns) > 6 and number in (0, len(columns) - 1):
+            place, side = (_LEFT, "") if number == 0 else (WIDTH - _RIGHT, "end")
+        label = escape(columns[number].label)
+        parts.append(f'<text class="faint {side}" x="{place:.1f}" y="{bottom + 17}">{label}</text>')
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{_HEIGHT + high - 6}">{escape(axis)}</text>')
     return drawing(legend + "".join(parts), _HEIGHT + high)
 
@@ -121,21 +126,22 @@ def shares(rows: Sequence[tuple[str, Sequence[float], str]], names: Sequence[str
     return drawing(legend + "".join(parts), y + 4)
 
 
-def _fewer(columns: Sequence[Column]) -> Sequence[Column]:
+def _fewer(columns: Sequence[Column]) -> tuple[Sequence[Column], int]:
+    """At most as many as are drawn, and how many each of them is the mean of."""
     step = -(-len(columns) // MOST_COLUMNS)
     if step <= 1:
-        return columns
+        return columns, 1
     found = []
     for start in range(0, len(columns), step):
         some = columns[start : start + step]
         label = some[0].label if len(some) == 1 else f"{some[0].label.split('–')[0]}–{some[-1].label.split('–')[-1]}"
-        found.append(Column(label, [sum(values) for values in zip(*(column.values for column in some), strict=True)]))
-    return found
+        found.append(Column(label, [sum(values) / len(some) for values in zip(*(column.values for column in some), strict=True)]))
+    return found, step
 
 
-def _ground(most: float, form: Format, high: int = 0) -> tuple[float, list[str]]:
+def _ground(most: float, form: Format, high: int = 0, unit: float = 1) -> tuple[float, list[str]]:
     """The value at the top, and lines with their numbers."""
-    ticks = round_ticks(0, most or 1, 4)
+    ticks = [tick * unit for tick in round_ticks(0, (most or 1) / unit, 4)]
     top, bottom, up = max(most, ticks[-1]) or 1, _HEIGHT - _BOTTOM + high, _TOP + high
     parts = []
     for tick in ticks:

@@ -114,12 +114,13 @@ def history(summary: Summary) -> str:
     times = [(_time(row.published_at), float(row.samples)) for row in rows]
     columns = [Column(span(row), [row.published, *(getattr(row, stage) for stage in STAGES)]) for row in rows]
     sizes = [(time, float(row.size)) for (time, _), row in zip(times, rows, strict=True)]
+    unit = 1024.0 ** (int(math.log2(max(size for _, size in sizes) or 1)) // 10)
     grown = "Shards, embeddings and outcomes of each version."
     note = "Links (or rows of a list) of the WAT files that each version brought: published, or dropped by a stage."
     axis = "published at, UTC"
     figures = [
         Figure("history", "Versions over time", growth(times, axis=axis), "Samples of each version."),
-        Figure("size", "Size over time", growth(sizes, axis=axis, form=in_bytes), grown),
+        Figure("size", "Size over time", growth(sizes, axis=axis, form=in_bytes, unit=unit), grown),
         Figure("batches", "Funnel by batch", layers(columns, ("published", *STAGES), axis="version", first=PUBLISHED), note),
     ]
     return section("Versions", plots_of(figures))
@@ -127,6 +128,7 @@ def history(summary: Summary) -> str:
 
 def funnel(flows: Sequence[Mapping[str, Any]], title: str = "Funnel in sum") -> str:
     given = [(str(f["stage"]), Flow(*(f[name] for name in ("source", "target", "entered", "left", "drops")))) for f in flows]
+    given.sort(key=lambda entry: _ORDER.index(entry[0]) if entry[0] in _ORDER else len(_ORDER))
     figures = funnel_figures(given)
     every: Counter[str] = Counter()
     for _, flow in given:
@@ -177,7 +179,7 @@ def throughput(work: Work) -> str:
         rate = spent["entered"] / spent["seconds"]
         per_cpu = spent["entered"] / spent["cpu_seconds"] if spent["cpu_seconds"] else 0
         text = f"{rate:,.1f} {_THINGS.get(stage, 'samples')}/s"
-        under = f"{per_cpu:,.1f} a CPU second, {int(spent['wat_files']):,} WAT files"
+        under = f"{per_cpu:,.1f} a CPU second, {_files(int(spent['wat_files']))}"
         rows.append(Bar(stage, math.log10(1 + rate), text, under=under))
     if not rows:
         return ""
@@ -205,7 +207,7 @@ def quality(summary: Summary, name: str, at: Addresses) -> str:
         Figure("quality", "WAT files by result", bars(rows), "A WAT file that fails a critical expectation is not published.")
     ]
     if found.expectations:
-        warned = [Bar(expectation, count, f"{count:,} WAT files") for expectation, count in ranking(Counter(found.expectations))]
+        warned = [Bar(expectation, count, _files(count)) for expectation, count in ranking(Counter(found.expectations))]
         figures.append(Figure("expectations", "Expectations that warned", bars(warned[:_TOP])))
     report = f"<p>{link(at.report(name, f'{summary.batch}.html'), 'Quality of the newest run')}</p>" if summary.batch else ""
     return section("Data quality", plots_of(figures) + report + wat_files(summary, name, at))
@@ -297,8 +299,8 @@ def retries(summary: Summary, at: Addresses, now: datetime | None = None) -> str
         return section("Retries", "<p>No failed download waits to be asked for again.</p>")
     late = [counts for day, counts in due.items() if day <= today]
     files, pairs = (sum(counts[place] for counts in late) for place in (0, 1))
-    rows = [Bar("due now", pairs, f"{pairs:,}", f"{files:,} WAT files", strong=True)] if late else []
-    rows += [Bar(day, count, f"{count:,}", f"{held:,} WAT files") for day, (held, count) in due.items() if day > today][:_TOP]
+    rows = [Bar("due now", pairs, f"{pairs:,}", _files(files), strong=True)] if late else []
+    rows += [Bar(day, count, f"{count:,}", _files(held)) for day, (held, count) in due.items() if day > today][:_TOP]
     figure = Figure("due", "Failed downloads to ask for again", bars(rows), "Pairs, by the day from which they are due (UTC).")
     started = link(at.dag("retry_downloads"), "The DAG retry_downloads asks for them", leaves=True)
     return section("Retries", plots_of([figure]) + f"<p>{started}</p>")
@@ -310,6 +312,10 @@ def _in_order(stages: Mapping[str, dict[str, float]]) -> list[tuple[str, dict[st
 
 def _spent(stage: Mapping[str, float]) -> list[str]:
     return [hours(stage["cpu_seconds"]), hours(stage["seconds"]), in_bytes(stage["bytes"])]
+
+
+def _files(count: int) -> str:
+    return f"{count:,} WAT file{'' if count == 1 else 's'}"
 
 
 def _asked(counts: Mapping[str, int]) -> int:

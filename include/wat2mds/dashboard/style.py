@@ -18,7 +18,8 @@ _PARTS_DARK = ("#7ba4f5", "#4d5160", "#8b90a0", "#f59e0b", "#c084fc", "#7ba4f5",
 PUBLISHED, FETCHED = 0, 5
 _MORE = """
 main{padding-top:20px}
-.numbers{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))} .numbers b{overflow-wrap:anywhere}
+.numbers{display:flex;flex-wrap:wrap} .numbers div{flex:1 0 132px} .numbers b{white-space:nowrap;font-size:1.35rem}
+.plots+.scroll,.plots+p,.plots+h3,.scroll+p{margin-top:14px}
 a{color:var(--bar);text-underline-offset:2px}
 a:focus-visible,summary:focus-visible{outline:2px solid var(--bar);outline-offset:2px;border-radius:3px}
 .skip{position:absolute;left:-999em}.skip:focus{left:12px;top:12px;background:var(--paper);padding:8px}
@@ -35,7 +36,7 @@ svg .area{fill:var(--bar);fill-opacity:.16} svg .line{fill:none;stroke:var(--bar
 .note{border-left:3px solid var(--mark);padding:8px 14px;margin:18px 0;overflow-wrap:anywhere}
 table.list td{white-space:nowrap} table.list td.wrap{white-space:normal;min-width:180px;overflow-wrap:anywhere}
 table.list td.number,table.list th.number{text-align:right} td:last-child,th:last-child{padding-right:0}
-table.list:not(.counts) td:last-child{min-width:0}
+table.list:not(.counts) td:last-child:not(.wrap){min-width:0}
 .good{color:var(--good)}.warn{color:var(--mark)}.bad{color:var(--bad);font-weight:600}
 .pager{display:flex;gap:18px;margin:12px 0 0}
 .sheet figure{min-width:0} .sheet details{height:150px;background:var(--rule);border-radius:6px;overflow:hidden}

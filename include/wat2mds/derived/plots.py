@@ -110,7 +110,7 @@ def histogram(
         return _LEFT + across * (place - begin) / (end - begin)
 
     def y(count: float) -> float:
-        return bottom - (bottom - _TOP - (14 if marks else 0)) * count / top
+        return bottom - (bottom - _TOP - (4 + 13 * len(marks) if marks else 0)) * count / top
 
     parts = []
     for tick in y_ticks:
@@ -128,10 +128,10 @@ def histogram(
         if begin <= place <= end:
             parts.append(f'<line class="axis" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             parts.append(f'<text class="mid" x="{x(place):.1f}" y="{bottom + 17}">{escape(label)}</text>')
-    for place, label in marks:
+    for row, (place, label) in enumerate(marks):
         parts.append(f'<line class="mark" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{_TOP + 6}" y2="{bottom}"/>')
         side, gap = ("end", -5) if x(place) > WIDTH / 2 else ("", 5)
-        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8}">{escape(label)}</text>')
+        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8 + 13 * row}">{escape(label)}</text>')
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{height - 6}">{escape(axis)}</text>')
     return drawing("".join(parts), height)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -94,7 +95,9 @@ def grow(dataset: str, versions: int) -> Version:
         )
         assert store.create(Layout.version_path(number), version.to_json())
         make_summary(store, version, lambda _: statistics, at_most=5)
-    total = {"units": [], **Statistics(version.samples, statistics.counts, []).to_json()}
+    times = version.samples // statistics.samples
+    counts = {name: Counter({value: rows * times for value, rows in held.items()}) for name, held in statistics.counts.items()}
+    total = {"units": [], **Statistics(statistics.samples * times, counts, []).to_json()}
     store.write(derived.statistics_path(versions), json.dumps(total).encode())
     return version
 
@@ -112,6 +115,7 @@ def _synthetic(template: PublishedUnit, number: int) -> PublishedUnit:
         {"stage": "dedup", **vars(Flow("pairs", "unique", 700_000, 600_000, {"duplicate_in_dataset": 100_000}))},
         {"stage": "download", **vars(Flow("unique", "samples", 600_000, 450_000, {"http_404": 100_000, "timeout": 50_000}))},
         {"stage": "filter", **vars(Flow("samples", "kept", 450_000, 10_000 + number, {"low_similarity": 440_000 - number}))},
+        {"stage": "validate", **vars(Flow("kept", "valid", 10_000 + number, 10_000 + number))},
         {"stage": "convert", **vars(Flow("kept", "converted", 10_000 + number, 10_000 + number))},
         {"stage": "upload", **vars(Flow("converted", "uploaded", 10_000 + number, 10_000 + number))},
     ]
