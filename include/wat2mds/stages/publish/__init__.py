@@ -143,7 +143,7 @@ def _remove_doomed(dataset: Store) -> None:
 
 
 def replace_units(dataset_url: str, change: Callable[[Version], dict[str, PublishedUnit]]) -> Version:
-    """A version in which some units of the newest are replaced, and nothing else is; the newest itself where ``change`` names none.
+    """A version in which some units of the newest are replaced, and which brings none; the newest itself where ``change`` names none.
 
     ``change`` gives successors by key, with their objects in the store and their groups; it is asked anew where another publisher was
     faster. Raises DataError where nothing is published.
@@ -160,7 +160,7 @@ def replace_units(dataset_url: str, change: Callable[[Version], dict[str, Publis
             for key, unit in ours.items():
                 changed[segment_of(key)][key] = unit
             try:
-                version = _commit(dataset, table, newest, changed, sorted(ours), _said_by(newest))
+                version = _commit(dataset, table, newest, changed, [], _said_by(newest))
             except Moved as moved:
                 log.info("another publisher was at work (%s): again, on the newest version", moved)
                 version = None
@@ -221,7 +221,8 @@ def _try_publish(
 
 def _said_by(version: Version) -> dict[str, Any]:
     """What a record says beside its units."""
-    return {name: getattr(version, name) for name in ("missing", "batch", "profile", "settings", "settings_digest", "models")}
+    same = {name: getattr(version, name) for name in ("missing", "profile", "settings", "settings_digest", "models")}
+    return same | {"batch": ""}  # of no run
 
 
 def _commit(
