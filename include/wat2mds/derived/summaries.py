@@ -38,7 +38,8 @@ class Row:
 
     ``samples``, ``wat_files``, ``size`` (bytes) and ``missing`` are the whole dataset's then; ``entered`` links (or rows of a list, or
     failures asked for again) of the WAT files it brought are ``published`` or dropped by ``extract``, ``dedup``, ``download`` or
-    ``filter`` (what was taken down after it was built too); ``seconds``, ``cpu_seconds`` and ``bytes`` are those of the work done for it."""
+    ``filter`` (what was taken down after it was built too); ``seconds``, ``cpu_seconds`` and ``bytes`` are those of the work done for
+    it."""
 
     first: int
     number: int
