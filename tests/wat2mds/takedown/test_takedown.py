@@ -21,6 +21,7 @@ from wat2mds.settings import Settings
 from wat2mds.stages.publish.verify import verify
 from wat2mds.store import Layout, Store
 from wat2mds.subsets import Definition
+from wat2mds.takedown.absent import search
 from wat2mds.takedown.applying import apply, complete
 from wat2mds.takedown.entries import Entries, entries_of, text_words
 from wat2mds.takedown.records import record, takedowns
@@ -114,3 +115,16 @@ def test_nothing_is_left(published: str) -> None:
     assert read_version(published).number == version.number  # type: ignore[union-attr]
     assert len(takedowns(Store(published))) == 1
     assert complete(published, alone=True) == []
+
+
+def test_on_an_object_store(s3_root: str) -> None:
+    dataset = Layout(s3_root, "small").dataset
+    for number in range(2):
+        bring(dataset, f"0000{number}", 12, SETTINGS)
+    rows = open_table(dataset, read_version(dataset)).to_pyarrow_table(columns=["uid", "md5"]).to_pylist()
+    gone = listed(uid=[rows[0]["uid"]], md5=[rows[-1]["md5"]])
+    take_down(dataset, gone)
+    assert read_version(dataset).samples == len(rows) - 2
+    assert verify(dataset).problems == []
+    assert search(dataset, gone, [rows[0]["uid"], rows[-1]["uid"], rows[-1]["md5"]]).found == []
+    assert complete(dataset, alone=True) == []
