@@ -80,6 +80,24 @@ class Codes:
         scores, rows = self.index.search(queries, k, params=parameters)
         return scores, rows
 
+    def search_among(self, queries: np.ndarray, k: int, rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``search``, of some rows alone, and all of them; ``numbers``: the lists that these stand in. No other list is read."""
+        for transform in _transforms(self.index):
+            queries = transform.apply(queries)
+        queries = np.ascontiguousarray(queries, np.float32)
+        lists = np.unique(numbers).astype(np.int64)
+        # What is searched otherwise comes with its scores from the quantizer: lists hold what vectors differ by from their centres.
+        centres = np.stack([self.ivf.quantizer.reconstruct(int(number)) for number in lists])
+        chosen = np.ascontiguousarray(np.broadcast_to(lists, (len(queries), len(lists))))
+        scores = np.ascontiguousarray(queries @ centres.T, np.float32)
+        selected = faiss.IDSelectorBatch(rows)
+        parameters = faiss.SearchParametersIVF(sel=selected, nprobe=len(lists))
+        found_scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        # faiss's own wrapper takes no parameters.
+        pointers = map(faiss.swig_ptr, (chosen, scores, found_scores, found))
+        self.ivf.search_preassigned_c(len(queries), faiss.swig_ptr(queries), k, *pointers, False, parameters)
+        return found_scores, found
+
     def vector(self, row: int, number: int) -> np.ndarray:
         """A row's vector [dim] from its code; ``number``: the list that it stands in."""
         rows, _ = self.members(number)

@@ -181,3 +181,17 @@ def test_the_type_follows_from_count_and_memory(count, dim, memory, wanted):
 def test_what_fits_nowhere_is_refused():
     with pytest.raises(ConfigError, match="do not fit"):
         index_types.choose(10**9, 512, 10**9)
+
+
+@pytest.mark.parametrize("index_type", TYPES)
+def test_some_rows_are_searched_wherever_they_stand(index_type, tmp_path):
+    held = made(range(6), tmp_path / "all", index_type)
+    codes = Codes.mapped(held.files["image"])
+    queries = drawn(3)["image"][:5]
+    scores, rows = codes.search(queries, codes.count, codes.lists)
+    few = np.sort(np.random.default_rng(5).choice(codes.count, 40, replace=False))
+    some_scores, some_rows = codes.search_among(queries, 40, few, held.places["image"][few])
+    for query in range(len(queries)):
+        expected = np.isin(rows[query], few)
+        assert some_rows[query].tolist() == rows[query][expected].tolist()
+        assert some_scores[query] == pytest.approx(scores[query][expected], abs=1e-5)

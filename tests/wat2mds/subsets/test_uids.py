@@ -27,3 +27,15 @@ def test_the_least_are_written_in_order(at_once, most, tmp_path, monkeypatch):
 def test_none_at_all(tmp_path):
     assert uids.write_sorted([], tmp_path / "none") == 0
     assert len(np.load(tmp_path / "none")) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_a_few_are_found_among_many(count):
+    rng = np.random.default_rng(2)
+    pairs = np.empty(count, uids.DTYPE)
+    pairs["f0"], pairs["f1"] = rng.integers(0, 50, count), rng.permutation(count)
+    pairs = uids.in_order(pairs)
+    missing = np.array([(51, 0), (0, 5000), (25, 5000)], uids.DTYPE)
+    wanted = np.concatenate([pairs[::-3], missing])
+    assert uids.find(pairs, wanted).tolist() == uids.positions(pairs, wanted).tolist()
+    assert uids.find(pairs, wanted).tolist() == [*range(count - 1, -1, -3), -1, -1, -1]
