@@ -57,14 +57,14 @@ class Bar:
 def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
     """Horizontal bars, one a row. A label that is too long loses its end, or with ``keep_end`` its beginning, as hosts do."""
     most = max((row.value for row in rows), default=0) or 1
-    labels = min(_WIDEST_LABEL, max((_width(row.label, row.strong) for row in rows), default=0)) + 10
-    texts = max((_width(f"{row.text}  {row.after}", row.strong) for row in rows), default=0) + 8
+    labels = min(_WIDEST_LABEL, max((text_width(row.label, row.strong) for row in rows), default=0)) + 10
+    texts = max((text_width(f"{row.text}  {row.after}", row.strong) for row in rows), default=0) + 8
     room = max(60, WIDTH - labels - texts)
     parts, y = [], 4
     for row in rows:
         length = max(1.5, room * row.value / most) if row.value else 0
         style = " strong" if row.strong else ""
-        label = _shorter(row.label, labels - 10, row.strong, keep_end)
+        label = shorter(row.label, labels - 10, row.strong, keep_end)
         parts.append(f'<text class="end{style}" x="{labels - 8:.1f}" y="{y + 13}">{label}</text>')
         parts.append(f'<rect class="bar" x="{labels:.1f}" y="{y + 2}" width="{length:.1f}" height="14" rx="2"/>')
         after = f'<tspan class="faint" dx="6">{escape(row.after)}</tspan>' if row.after else ""
@@ -75,7 +75,7 @@ def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
                 parts.append(f'<text class="faint" x="{labels:.1f}" y="{y + 10}">{escape(line)}</text>')
                 y += 15
             y += 9
-    return _svg("".join(parts), y + 2)
+    return drawing("".join(parts), y + 2)
 
 
 def histogram(
@@ -103,14 +103,14 @@ def histogram(
     height = 200
     bottom, across = height - _BOTTOM, WIDTH - _LEFT - _RIGHT
     tallest = max(heights)
-    y_ticks = [tick for tick in _round_ticks(0, tallest, 4) if tick == int(tick)]
+    y_ticks = [tick for tick in round_ticks(0, tallest, 4) if tick == int(tick)]
     top = max(tallest, y_ticks[-1])
 
     def x(place: float) -> float:
         return _LEFT + across * (place - begin) / (end - begin)
 
     def y(count: float) -> float:
-        return bottom - (bottom - _TOP - (14 if marks else 0)) * count / top
+        return bottom - (bottom - _TOP - (4 + 13 * len(marks) if marks else 0)) * count / top
 
     parts = []
     for tick in y_ticks:
@@ -124,16 +124,16 @@ def histogram(
                 f'<rect class="bar" x="{left + 0.5:.1f}" y="{up:.1f}" width="{max(1, one - 1):.1f}" height="{bottom - up:.1f}"/>'
             )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    for place, label in ticks if ticks is not None else [(t, f"{t:g}") for t in _round_ticks(begin, end, 6)]:
+    for place, label in ticks if ticks is not None else [(t, f"{t:g}") for t in round_ticks(begin, end, 6)]:
         if begin <= place <= end:
             parts.append(f'<line class="axis" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             parts.append(f'<text class="mid" x="{x(place):.1f}" y="{bottom + 17}">{escape(label)}</text>')
-    for place, label in marks:
+    for row, (place, label) in enumerate(marks):
         parts.append(f'<line class="mark" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{_TOP + 6}" y2="{bottom}"/>')
         side, gap = ("end", -5) if x(place) > WIDTH / 2 else ("", 5)
-        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8}">{escape(label)}</text>')
+        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8 + 13 * row}">{escape(label)}</text>')
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{height - 6}">{escape(axis)}</text>')
-    return _svg("".join(parts), height)
+    return drawing("".join(parts), height)
 
 
 def grid(cells: Sequence[tuple[int, int, int]], *, parts: int, marks: Sequence[int], axes: tuple[str, str]) -> str:
@@ -168,7 +168,7 @@ def grid(cells: Sequence[tuple[int, int, int]], *, parts: int, marks: Sequence[i
     drawn.append(f'<text class="faint mid" x="{left + across / 2:.0f}" y="{height - 6}">{escape(axes[0])}</text>')
     turned = f'transform="rotate(-90 {left - 38:.0f} {bottom - across / 2:.0f})"'
     drawn.append(f'<text class="faint mid" {turned} x="{left - 38:.0f}" y="{bottom - across / 2:.0f}">{escape(axes[1])}</text>')
-    return _svg("".join(drawn), height)
+    return drawing("".join(drawn), height)
 
 
 def standalone(svg: str) -> str:
@@ -188,7 +188,8 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
-def _svg(inner: str, height: int) -> str:
+def drawing(inner: str, height: float) -> str:
+    """The ``<svg>`` around a picture's parts."""
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">{inner}</svg>'
 
 
@@ -196,7 +197,8 @@ def _sizes() -> list[int]:
     return [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
 
 
-def _round_ticks(low: float, high: float, about: int) -> list[float]:
+def round_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from ``low`` to ``high``, some ``about`` of them."""
     raw = (high - low) / about or 1
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(digit * scale for digit in (1, 2, 2.5, 5, 10) if digit * scale >= raw * 0.999)
@@ -208,14 +210,15 @@ def _side(pixels: int) -> str:
     return f"{pixels // 1024}k" if pixels >= 1024 else str(pixels)
 
 
-def _width(text: str, strong: bool = False) -> float:
+def text_width(text: str, strong: bool = False) -> float:
     """Units that a text takes at most, in the widest of the usual fonts: scripts written in squares take more."""
     return sum(11.8 if unicodedata.east_asian_width(letter) in "WF" else 7.6 if strong else 7.1 for letter in text)
 
 
-def _shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
-    if _width(text, strong) > room:
-        while text and _width(text + "…", strong) > room:
+def shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
+    """The label as far as it fits, escaped; ``keep_end`` keeps its end."""
+    if text_width(text, strong) > room:
+        while text and text_width(text + "…", strong) > room:
             text = text[1:] if keep_end else text[:-1]
         text = "…" + text if keep_end else text + "…"
     return escape(text)
@@ -226,7 +229,7 @@ def _lines(text: str, room: float) -> list[str]:
     lines = [""]
     for word in text.split(", "):
         longer = f"{lines[-1]}, {word}" if lines[-1] else word
-        if _width(longer) > room and lines[-1]:
+        if text_width(longer) > room and lines[-1]:
             lines[-1] += ","
             lines.append(word)
         else:
