@@ -116,11 +116,9 @@ def _remove_shards(dataset: Store, folder: str) -> list[str]:
     for name in dataset.names(folder)[1]:
         if name.isdigit() and dataset.exists(f"{folder}/{name}/mds.json"):
             record = dataset.read_json(f"{folder}/{name}/mds.json")
-            uids = [source["uids"] for source in record["shards"]]
-            named.update(uids)
-            named.update(f"{path.removesuffix('.uids')}.mds" for path in uids)
+            named.update(source["uids"].removesuffix(".uids") for source in record["shards"])
             newest = record["index"]["path"]
-    gone = _delete(dataset, [e.path for e in dataset.walk(f"{folder}/mds/shards") if e.path not in named])
+    gone = _delete(dataset, [e.path for e in dataset.walk(f"{folder}/mds/shards") if e.path.partition(".")[0] not in named])
     copy = f"{folder}/mds/index.json"
     if dataset.exists(copy):
         if newest is None:

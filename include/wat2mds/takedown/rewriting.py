@@ -142,7 +142,7 @@ class _Rewriting:
         raw = memoryview(raw_bytes(data, shard))
         layout, bounds = mds_rows.Layout(shard), mds_rows.bounds(raw, shard)
         uid_of = dict(zip(rows["shard_row"].to_pylist(), rows["uid"].to_pylist(), strict=True))
-        joined, count = mds_rows.Joined(len(raw)), 0
+        kept: list[memoryview] = []
         for row in range(shard["samples"]):
             sample = raw[bounds[row] : bounds[row + 1]]
             uid = layout.value(sample, "uid").decode()
@@ -151,15 +151,15 @@ class _Rewriting:
                     f"{stored.path} row {row} is {uid}, the metadata have {uid_of.get(row)}: `wat2mds verify` says more"
                 )
             if uid not in self.gone:
-                joined.add(sample)
-                count += 1
-        if not count:
+                kept.append(sample)
+        if not kept:
             return None, None
-        content = joined.shard(bytes(raw[mds_rows.head_bytes(shard["samples"]) : bounds[0]]))
+        header = bytes(raw[mds_rows.head_bytes(shard["samples"]) : bounds[0]])
+        content = b"".join([mds_rows.head(header, [len(sample) for sample in kept]), *kept])
         path = self._raw_path(stored.path)
         self.dataset.write(path, content)
         info = {"basename": path, "bytes": len(content), "hashes": {name: _hash(name, content) for name in shard["hashes"]}}
-        entry = shard | {"raw_data": info, "zip_data": None, "compression": None, "samples": count}
+        entry = shard | {"raw_data": info, "zip_data": None, "compression": None, "samples": len(kept)}
         return StoredObject(path, len(content), hashlib.sha256(content).hexdigest()), entry
 
     def _tar(self, entry: StoredObject) -> StoredObject:
