@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -37,9 +38,9 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, width: int = 1280, height: int = 1000) -> Page:
+def open_page(browser: Browser, width: int = 1280, height: int = 1000, **options: Any) -> Page:
     """A page in a context of its own: no cookies of another test's."""
-    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
     page.set_default_timeout(_PATIENCE_MS)
     return page
 

@@ -4,9 +4,13 @@
 
 Input: the 6,000 samples of ``tests/benchmarks/convert.py``, published. *convert* is the stage, from the tables that download and filter
 left, to local shards; *convert and upload* brings them to the store too, which is where a subset ends: what it would cost without
-resharding, download and filter not counted. *all*, *half* and *tenth* build subsets of such shares of the uids, with their uids, parts,
-metadata and shards. CPU µs a row of 24 KB, imports not counted, each contender in a process of its own, rounds alternating, medians;
-times are beside *convert and upload*. Speed is read, not asserted. Goal: 5 times.
+resharding, download and filter not counted; *with one hash* the same with xxh64 alone, which is what a subset's own shards have, where
+the default is SHA-1 too. *all*, *half* and *tenth* build subsets of such shares of the uids, with their uids, parts, metadata and shards,
+nothing compressed, as in convert. *copy* reads all shards, hashes them once (xxh64) and writes them: what resharding of parts cannot go
+below. CPU µs a row of 24 KB, imports not counted, each contender in a process of its own, rounds alternating, medians; times are
+beside *convert and upload*. Before each a file is written and removed, so that all find memory that the machine has used before: in a
+virtual machine the first use of a page can cost ten times what a copy of it does, and falls on whoever comes first. Speed is read, not
+asserted. Goal: 5 times.
 """
 
 from __future__ import annotations
@@ -19,14 +23,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import xxhash
+
 from tests.benchmarks.convert import ROWS, SETTINGS, make
 from wat2mds.manifest import read_manifest
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
-from wat2mds.store import Layout
+from wat2mds.settings import Settings
+from wat2mds.store import Layout, Store
 
 ROUNDS = 5
 FRACTIONS = {"all": None, "half": 0.5, "tenth": 0.1}
-CONTENDERS = ("convert", "convert and upload", *FRACTIONS)
+MEMORY = 1 << 30  # bytes; more than a contender writes
+ONE_HASH = Settings.model_validate({"convert": {"hashes": ["xxh64"]}})
+CONTENDERS = ("convert", "convert and upload", "with one hash", *FRACTIONS, "copy")
 
 
 def prepare(base: Path) -> dict[str, str]:
@@ -42,6 +51,7 @@ def prepare(base: Path) -> dict[str, str]:
 def contend(contender: str, made: dict[str, str], folder: Path, attempt: str) -> dict[str, float]:
     declare_torchvision_ops()
     import deltalake  # noqa: F401 (imports are not what is measured)
+    import duckdb  # noqa: F401
     import pandas  # noqa: F401
     import streaming.base.compression
     import streaming.base.format.mds.encodings  # noqa: F401
@@ -52,11 +62,18 @@ def contend(contender: str, made: dict[str, str], folder: Path, attempt: str) ->
     from wat2mds.subsets import Definition
 
     started = time.process_time()
-    if contender.startswith("convert"):
-        done = convert.run(read_manifest(made["samples"]), read_manifest(made["decisions"]), str(folder / "mds"), SETTINGS)
-        if contender == "convert and upload":
-            upload.run(done, Layout(folder.as_uri(), "anew").dataset, str(folder / "upload"), SETTINGS)
-        rows = ROWS
+    rows = ROWS
+    if contender in ("convert", "convert and upload", "with one hash"):
+        settings = ONE_HASH if contender == "with one hash" else SETTINGS
+        done = convert.run(read_manifest(made["samples"]), read_manifest(made["decisions"]), str(folder / "mds"), settings)
+        if contender != "convert":
+            upload.run(done, Layout(folder.as_uri(), "anew").dataset, str(folder / "upload"), settings)
+    elif contender == "copy":
+        dataset, anew = Store(made["dataset"]), Store(folder.as_uri())
+        for entry in dataset.walk("shards"):
+            data = dataset.read(entry.path)
+            anew.write(entry.path, data)
+            xxhash.xxh64(data)
     else:
         fraction = FRACTIONS[contender]
         rows = subsets.build(made["dataset"], f"{contender}-{attempt}", Definition("true", fraction), mds=True).samples
@@ -73,6 +90,11 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
         for attempt in range(ROUNDS):
             for name in CONTENDERS:
+                used = Path(scratch, "used")
+                with used.open("wb") as file:
+                    for _ in range(MEMORY >> 20):
+                        file.write(bytes(1 << 20))
+                used.unlink()
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     command = [sys.executable, "-m", __spec__.name, name, json.dumps(made), folder, str(attempt)]
                     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
