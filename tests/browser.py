@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / ".wat2mds" / "screenshots"
@@ -30,6 +30,7 @@ def chromium() -> Iterator[Browser]:
         if os.environ.get("REQUIRE_SHARED") == "1":
             pytest.fail(f"{reason} (CI requires it)")
         pytest.skip(reason)
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]

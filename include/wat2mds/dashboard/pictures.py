@@ -31,7 +31,7 @@ class Column:
 
 def growth(points: list[tuple[datetime, float]], *, axis: str, form: Format = short, unit: float = 1) -> str:
     """A value over time, as steps: it stays until the next point. Times are in UTC; the numbers beside it are round in ``unit``."""
-    points = sorted(points[:: -(-len(points) // _MOST_POINTS)] + points[-1:])
+    points = sorted({*points[:: -(-len(points) // _MOST_POINTS)], points[-1]})
     begin, end = points[0][0], points[-1][0]
     span = max((end - begin).total_seconds(), 1.0)
     top, parts = _ground(max(value for _, value in points), form, unit=unit)
