@@ -6,10 +6,10 @@ Input: the 6,000 samples of ``tests/benchmarks/convert.py``, published. *convert
 left, to local shards; *convert and upload* brings them to the store too, which is where a subset ends: what it would cost without
 resharding, download and filter not counted; *with one hash* the same with xxh64 alone, which is what a subset's own shards have, where
 the default is SHA-1 too. *all*, *half* and *tenth* build subsets of such shares of the uids, with their uids, parts, metadata and shards,
-nothing compressed, as in convert. *copy* reads all shards into memory, hashes them once (xxh64) and writes them. CPU µs a row of 24 KB, in
-one process, rounds alternating, the first not counted, medians; times are beside *convert and upload*. Before each a file is written and removed, so that all find memory that the machine has used before: in a
-virtual machine the first use of a page can cost ten times what a copy of it does, and falls on whoever comes first. Speed is read, not
-asserted. Goal: 5 times.
+nothing compressed, as in convert. *copy* reads all shards into memory, hashes them once (xxh64) and writes them. CPU µs a row of
+24 KB, in one process, rounds alternating, the first not counted, medians; times are beside *convert and upload*. Before each a file
+is written and removed, so that all find memory that the machine has used before: in a virtual machine the first use of a page can cost
+ten times what a copy of it does, and falls on whoever comes first. Speed is read, not asserted. Goal: 5 times.
 """
 
 from __future__ import annotations

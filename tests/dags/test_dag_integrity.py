@@ -19,8 +19,10 @@ from wat2mds_form import IMPORT_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS
 from wat2mds_maintain import MAINTAIN_PARAMS
 from wat2mds_search_form import SEARCH_PARAMS
 from wat2mds_subset_form import SUBSET_PARAMS
+from wat2mds_takedown_form import TAKEDOWN_PARAMS
 
 DAG_IDS = {
+    "apply_takedowns",
     "build_dataset",
     "build_from_metadata",
     "build_search_index",
@@ -29,7 +31,7 @@ DAG_IDS = {
     "refresh_snapshots",
     "retry_downloads",
 }
-FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SEARCH_PARAMS, SUBSET_PARAMS)
+FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SEARCH_PARAMS, SUBSET_PARAMS, TAKEDOWN_PARAMS)
 POOLS = {"default_pool", "downloads", "scoring"}  # made by wat2mds.deploy.launcher
 HEAVY = ["numpy", "pyarrow", "pandas", "torch", "img2dataset", "great_expectations", "streaming", "deltalake", "boto3"]
 
