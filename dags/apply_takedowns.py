@@ -36,6 +36,7 @@ from airflow.sdk import dag
 
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_group import DEFAULT_ARGS
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 from wat2mds_takedown_form import TAKEDOWN_PARAMS, takedown_arguments
 
@@ -47,6 +48,8 @@ from wat2mds_takedown_form import TAKEDOWN_PARAMS, takedown_arguments
     max_active_runs=1,  # two at once would rewrite the same shards
     params=TAKEDOWN_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["maintenance"],
 )
