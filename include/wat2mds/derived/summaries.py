@@ -3,8 +3,8 @@
 In: a version's record, the one before it, and the summary before it. Out: ``versions/N/summary.json``. Guaranteed: a summary carries
 forward what the ones before it count, so that one object answers for all versions: it is made from its own WAT files and its
 predecessor alone, and its size is bounded (``HISTORY`` rows, ``UNITS`` WAT files, some hundred hosts, a row a segment); it holds
-counts, names of hosts and of WAT files, and nothing of a sample. What does not belong here: distributions (``statistics.py``), how it
-looks (``dashboard``).
+counts, names of WAT files and of hosts, but of none whose domain is taken down, and nothing of a sample. What does not belong here:
+distributions (``statistics.py``), how it looks (``dashboard``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wat2mds.drops import DropReason
 from wat2mds.errors import DataError
 from wat2mds.failures import chains_of, due_at
 from wat2mds.store import Store
+from wat2mds.takedown.records import tombstones
 from wat2mds.units import PublishedUnit, segment_of, sum_flows
 from wat2mds.versions import Version, read_record
 
@@ -180,6 +181,11 @@ def _next(
     total = Work()
     for part in [work] if last is None else [last.total, work]:
         total.add(part)
+    listed = tombstones(dataset.url)
+
+    def taken_down(host: str) -> bool:
+        return listed.holds("domain", host)
+
     size = sum(entry[kind] for entry in segments.values() for kind in _KINDS)
     row = _row(version, sum(unit.samples for unit in brought), [f for unit in brought for f in unit.flows], work, size)
     return _summary(
@@ -187,8 +193,8 @@ def _next(
         segments,
         sum_flows(flow for unit in brought for flow in unit.flows),
         [_unit_row(dataset, unit) for unit in brought[:UNITS]],
-        work.bounded(),
-        total.bounded(),
+        work.bounded(taken_down),
+        total.bounded(taken_down),
         _bounded([*(last.history if last is not None else []), row]),
     )
 

@@ -58,12 +58,13 @@ class Work:
         self.fetched += other.fetched
         self.unrecorded += other.unrecorded
 
-    def bounded(self) -> Work:
-        """Of the hosts those that were asked for most; the others together, under no name."""
-        ranked = ranking(Counter({host: sum(counts.values()) for host, counts in self.hosts.items()}))
+    def bounded(self, unnamed: Callable[[str], bool]) -> Work:
+        """Of the hosts those that were asked for most; the others, and those that ``unnamed`` says, together, under no name."""
+        named = {host: counts for host, counts in self.hosts.items() if host and not unnamed(host)}
+        ranked = ranking(Counter({host: sum(counts.values()) for host, counts in named.items()}))
         hosts = {host: self.hosts[host] for host, _ in ranked[:HOSTS]}
-        rest = Counter(self.hosts.get("", {}))
-        for host, _ in ranked[HOSTS:]:
+        rest = Counter[str]()
+        for host in self.hosts.keys() - hosts.keys():
             rest.update(self.hosts[host])
         return Work(**(vars(self) | {"hosts": hosts | ({"": dict(rest)} if rest else {})}))
 

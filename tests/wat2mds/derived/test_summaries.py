@@ -181,7 +181,7 @@ def test_it_stays_small_however_many_versions_and_hosts(dataset: str) -> None:
     assert all(one.number + 1 == other.first for one, other in pairwise(rows)), "no gap"
     assert sum(r.published for r in rows) == 5_000 * row.published
     hosts = {f"h{number}.example": {"fetched": number, "failed": 1} for number in range(1_000)}
-    bounded = Work(hosts=hosts).bounded().bounded()
+    bounded = Work(hosts=hosts).bounded(lambda host: False).bounded(lambda host: False)
     assert len(bounded.hosts) == HOSTS + 1
     assert bounded.hosts["h999.example"] == {"fetched": 999, "failed": 1}
     assert sum(sum(counts.values()) for counts in bounded.hosts.values()) == sum(range(1_000)) + 1_000

@@ -167,6 +167,18 @@ def test_dedup_and_filter_leave_it_out(published: str) -> None:
     assert np.all([page != "https://example.org/30003" for page in kept["page_url"].to_pylist()])
 
 
+def test_of_a_domain_not_even_the_name_is_left(published: str) -> None:
+    """Summaries count downloads by host, and carry them forward."""
+
+    def content() -> bytes:
+        return b"".join(path.read_bytes() for path in folder_of(published).rglob("*") if path.is_file())
+
+    assert b"images1.example.org" in content()
+    take_down(published, listed(domain=["images1.example.org"]))
+    assert b"images1.example.org" not in content()
+    assert b"images2.example.org" in content()
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_nothing_to_do(published: str, alone: bool) -> None:
     number = newest_number(published)
