@@ -73,6 +73,7 @@ def contradiction(dag_id: str, conf: Mapping[str, Any], partition_key: str | Non
         "build_from_metadata": _import,
         "retry_downloads": _settings,
         "build_subset": _subset,
+        "apply_takedowns": _takedown,
     }.get(dag_id)
     try:
         return check and check(conf, partition_key)
@@ -131,4 +132,10 @@ def _subset(conf: Mapping[str, Any], partition_key: str | None) -> str | None:
     parts = [title for name, title in titles.items() if conf.get(name)]
     if parts and not conf.get("name"):
         return f"{' and '.join(parts)}: a subset needs a name. Without one all subsets are brought to the newest version"
+    return None
+
+
+def _takedown(conf: Mapping[str, Any], partition_key: str | None) -> str | None:
+    if conf.get("kind") and not conf.get("lists"):
+        return "Kind is that of a text list, and the form names none: fill in Lists, or empty it"
     return None

@@ -21,7 +21,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.dags.live import BLACKBOOK, BROKEN, DAG, IMPORT_DAG, INDEX_DAG, PHOTOGRAPHS, RETRY_DAG, SUBSET_DAG, Hook, Live
+from tests.dags.live import (
+    BLACKBOOK,
+    BROKEN,
+    DAG,
+    IMPORT_DAG,
+    INDEX_DAG,
+    PHOTOGRAPHS,
+    RETRY_DAG,
+    SUBSET_DAG,
+    TAKEDOWN_DAG,
+    Hook,
+    Live,
+)
 from tests.wat2mds.chain import Chain
 from tests.wat2mds.programs import Programs
 from wat2mds.plan import choose_wat_files, plan_run
@@ -64,7 +76,7 @@ def test_new_snapshots_are_registered_as_they_appear(live: Live) -> None:
     assert {NEWER, OLDER} <= {snapshot.id for snapshot in Registry(live.root).snapshots()}
 
 
-def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live: Live) -> None:
+def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live: Live, tmp_path: Path) -> None:
     live.on_request.append(kill_once(live.root))
     live.client.set_paused(DAG, False)
     key = next(Registry(live.root).get(NEWER).batches()).partition_key
@@ -98,6 +110,19 @@ def test_the_schedule_builds_the_newer_snapshot_though_a_download_is_killed(live
     number = killed["rendered_map_index"]
     live.build(dataset="undisturbed", wat_files=str(int(number)))
     assert live.published_bytes("undisturbed", number) == live.published_bytes("demo", number)
+
+    # One of its samples is taken down by the form, and the same WAT file built once more does not bring it back.
+    victim, *others = live.uids("undisturbed")
+    listed = tmp_path / "uids.txt"
+    listed.write_text(victim)
+    form = {"lists": str(listed), "kind": "uid", "dataset": "undisturbed", "dry_run": False, "alone": True}
+    live.client.set_paused(TAKEDOWN_DAG, False)
+    taken = live.client.trigger(TAKEDOWN_DAG, form)
+    ended = live.client.wait(TAKEDOWN_DAG, taken, check=live.airflow.check, timeout=300)
+    assert ended["state"] == "success", live.explain(taken, TAKEDOWN_DAG)
+    assert sorted(live.uids("undisturbed")) == sorted(others)
+    live.build(dataset="undisturbed", wat_files=str(int(number)))
+    assert sorted(live.uids("undisturbed")) == sorted(others)
 
 
 def test_the_form_works_untouched_and_finds_its_work_done(live: Live) -> None:

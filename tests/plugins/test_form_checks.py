@@ -48,6 +48,7 @@ CLIENT = TestClient(
             "leave one of them empty",
         ),
         ("build_subset", {"name": "a", "preset": "en", "where": "width > 3"}, "a preset or a condition of its own"),
+        ("apply_takedowns", {"kind": "url"}, "the form names none"),
         ("build_subset", {"fraction": 0.1}, "Fraction: a subset needs a name"),
     ],
 )
