@@ -68,7 +68,7 @@ def test_pages_fit_together(client: httpx.Client) -> None:
         ({"min_similarity": 0.7}, lambda one: one["similarity"] >= 0.7),
         ({"min_aesthetic": 6}, lambda one: one["aesthetic"] >= 6),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "fits",  # the same in every process
 )
 def test_a_condition_leaves_what_fits_it_and_all_of_that(client: httpx.Client, query: dict, fits: object) -> None:
     every = everything(client, fold=False, unsafe=True)
