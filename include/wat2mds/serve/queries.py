@@ -56,7 +56,8 @@ class Sample:
 @dataclass(frozen=True)
 class Found:
     """``samples``: the page's. ``total``: of all pages; ``considered``: samples that were compared with the conditions, all there are where
-    ``complete``; ``hidden``: unsafe ones that were left out. ``facets``: of each field its values and how many samples each leaves."""
+    ``complete``; ``hidden``: unsafe ones that were left out. ``facets``: of each field its values and how many samples each leaves.
+    All count what is shown: near-duplicates once where they are folded, but for ``considered``."""
 
     samples: list[Sample]
     total: int
@@ -153,13 +154,17 @@ def _ordered(rows: list[Row], scores: dict[str, float] | None, *, fold: bool) ->
 def _hidden(collection: Collection, query: Query, among: list[str] | None, size: int) -> int:
     if query.unsafe:
         return 0
-    every = collection.rows.size(query.condition(without="unsafe"), among, size)
-    return every - collection.rows.size(query.condition(), among, size)
+    every, shown = (
+        collection.rows.size(condition, among, size, fold=query.fold)
+        for condition in (query.condition(without="unsafe"), query.condition())
+    )
+    return every - shown
 
 
 def _facets(collection: Collection, query: Query, among: list[str] | None, size: int) -> dict[str, list[tuple[Any, int]]]:
     rows = collection.rows
     found = {
-        name: rows.counts(column, query.condition(without=name), among, size, _MOST_VALUES) for name, column in FACETS.items()
+        name: rows.counts(column, query.condition(without=name), among, size, _MOST_VALUES, fold=query.fold)
+        for name, column in FACETS.items()
     }
-    return found | {"min_side": rows.side_counts(query.condition(without="short_side"), among, size)}
+    return found | {"min_side": rows.side_counts(query.condition(without="short_side"), among, size, fold=query.fold)}

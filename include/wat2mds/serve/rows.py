@@ -90,32 +90,34 @@ class Rows:
         ]
 
     def counts(
-        self, column: str, condition: Condition, among: Sequence[str] | None, limit: int, most: int
+        self, column: str, condition: Condition, among: Sequence[str] | None, limit: int, most: int, *, fold: bool
     ) -> list[tuple[Any, int]]:
-        """The ``most`` frequent values of a column, among the first ``limit`` rows for which the condition holds."""
+        """The ``most`` frequent values of a column, among the first ``limit`` rows for which the condition holds.
+
+        ``fold``, here and below: near-duplicates count as one.
+        """
         source, values = _pool(among)
         rows = self._ask(
-            f"SELECT {column}, count(*) AS n FROM (SELECT {column} FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)"
-            " GROUP BY 1 ORDER BY n DESC, 1 LIMIT ?",
+            f"SELECT {column}, count(DISTINCT one) AS n FROM (SELECT {column}, {_one(fold)} AS one FROM rows"
+            f" WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?) GROUP BY 1 ORDER BY n DESC, 1 LIMIT ?",
             [*values, *condition.values, limit, most],
         )
         return [(row[0], int(row[1])) for row in rows]
 
-    def size(self, condition: Condition, among: Sequence[str] | None, limit: int) -> int:
-        """How many rows the condition holds for, at most ``limit``."""
+    def size(self, condition: Condition, among: Sequence[str] | None, limit: int, *, fold: bool) -> int:
+        """How many of the first ``limit`` rows for which the condition holds there are."""
         source, values = _pool(among)
-        sql = f"SELECT count(*) FROM (SELECT 1 FROM rows WHERE {source} AND {condition.sql} LIMIT ?)"
+        chosen = f"SELECT {_one(fold)} AS one FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?"
+        sql = f"SELECT count(DISTINCT one) FROM ({chosen})"
         return int(self._ask(sql, [*values, *condition.values, limit])[0][0])
 
-    def side_counts(self, condition: Condition, among: Sequence[str] | None, limit: int) -> list[tuple[int, int]]:
+    def side_counts(self, condition: Condition, among: Sequence[str] | None, limit: int, *, fold: bool) -> list[tuple[int, int]]:
         """For each of SIDES, how many of these rows have a shorter side of at least so many pixels."""
         source, values = _pool(among)
-        sums = ", ".join(f"sum(short_side >= {side})" for side in SIDES)
-        [row] = self._ask(
-            f"SELECT {sums} FROM (SELECT short_side FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?)",
-            [*values, *condition.values, limit],
-        )
-        return [(side, int(n or 0)) for side, n in zip(SIDES, row, strict=True)]
+        sums = ", ".join(f"count(DISTINCT CASE WHEN short_side >= {side} THEN one END)" for side in SIDES)
+        chosen = f"SELECT short_side, {_one(fold)} AS one FROM rows WHERE {source} AND {condition.sql} ORDER BY uid LIMIT ?"
+        [row] = self._ask(f"SELECT {sums} FROM ({chosen})", [*values, *condition.values, limit])
+        return [(side, int(n)) for side, n in zip(SIDES, row, strict=True)]
 
     def _ask(self, sql: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         connection = getattr(self._own, "connection", None)
@@ -153,3 +155,8 @@ def _pool(among: Sequence[str] | None) -> tuple[str, list[Any]]:
     if among is None:
         return "1", []
     return "uid IN (SELECT value FROM json_each(?))", [json.dumps(list(among))]
+
+
+def _one(fold: bool) -> str:
+    """SQL for what counts as one."""
+    return "coalesce(phash_group, uid)" if fold else "uid"

@@ -79,8 +79,12 @@ def test_a_condition_leaves_what_fits_it_and_all_of_that(client: httpx.Client, q
     assert [one["score"] for one in near["samples"]] == sorted((one["score"] for one in near["samples"]), reverse=True)
 
 
-def test_filters_show_what_each_value_would_leave(client: httpx.Client) -> None:
-    given = {"license": "by-sa", "unsafe": True, "fold": False}
+@pytest.mark.parametrize("fold", [False, True])
+def test_filters_show_what_each_value_would_leave(client: httpx.Client, fold: bool) -> None:
+    given = {"license": "by-sa", "unsafe": True, "fold": fold}
+    assert get(client, unsafe=True, fold=True)["total"] < get(client, unsafe=True, fold=False)["total"]
+    for side in get(client, text="red circle", unsafe=True, fold=fold)["facets"]["min_side"]:
+        assert get(client, text="red circle", unsafe=True, fold=fold, min_side=side["value"])["total"] == side["count"]
     facets = get(client, **given)["facets"]
     assert {c["value"] for c in facets["license"]} == {kind for _, kind, _ in LICENSES}
     for value in facets["host"]:
