@@ -19,7 +19,7 @@ demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airf
 	@$(BIN)/wat2mds demo $(if $(filter 0,$(KEEP_UP)),--no-keep-up,--keep-up)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 train-check: $(STAMP) ## train a small CLIP on the demo world's filtered pairs, unfiltered ones and shuffled captions; compare them
 	$(BIN)/wat2mds train-check --demo .wat2mds/train-check

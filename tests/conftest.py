@@ -18,7 +18,12 @@ for name in [name for name in os.environ if name.startswith("WAT2MDS_")]:
     del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # `make test` runs two processes: one begins with the live tests, which share an Airflow, and the other takes the rest, file by file.
+    items.sort(key=lambda item: item.get_closest_marker("live") is None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("live" if item.get_closest_marker("live") else str(item.path)))
     if SHARED.is_dir():
         return
     skip = pytest.mark.skip(reason="the real data in ../shared is not here (a user's clone); CI requires it")

@@ -8,7 +8,7 @@ after, and each retry asks for all that its predecessor left transient. What doe
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,18 @@ def outcomes_of(unit: PublishedUnit) -> StoredObject | None:
 def chains(version: Version) -> Iterator[list[PublishedUnit]]:
     """Each WAT file's own unit followed by its retries. One segment's list in memory at a time."""
     for segment in version.units.lists:
-        units = version.units.segment(segment)
-        for key, unit in units.items():
-            if round_key(key, 0) == key:
-                chain = [unit]
-                while (following := units.get(round_key(key, len(chain)))) is not None:
-                    chain.append(following)
-                yield chain
+        yield from chains_of(version.units.segment(segment))
         version.units.forget(segment)
+
+
+def chains_of(units: Mapping[str, PublishedUnit]) -> Iterator[list[PublishedUnit]]:
+    """The same of one segment's units by key."""
+    for key, unit in units.items():
+        if round_key(key, 0) == key:
+            chain = [unit]
+            while (following := units.get(round_key(key, len(chain)))) is not None:
+                chain.append(following)
+            yield chain
 
 
 def due_at(chain: Sequence[PublishedUnit], retry_days: Sequence[float]) -> datetime | None:

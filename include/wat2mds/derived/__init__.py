@@ -1,13 +1,16 @@
-"""What is derived from a version beside the root index: the release view, its statistics, the dataset card.
+"""What is derived from a version beside the root index: the release view, its statistics, its summary, the dataset card.
 
 In: a dataset's URL and a version's record. Out, in this order: each new WAT file's part of the release view and its statistics below
-``release/<unit>/``; ``versions/N/release.json`` and ``statistics.json``; ``versions/N/card/`` (``README.md``, ``index.html`` and the
-pictures); for the newest version copies in the dataset's folder, ``README.md`` and ``card.html``. Guaranteed: nothing here is read by
-a publish or names anything that the record does not; all of it can be made again by ``wat2mds derive``; the cost of one more version
-is that of its new WAT files. What does not belong here: the root index (publish), judging the data (validate, verify).
+``release/<unit>/``; ``versions/N/release.json``, ``statistics.json`` and ``summary.json``; ``versions/N/card/`` (``README.md``,
+``index.html`` and the pictures); for the newest version copies in the dataset's folder, ``README.md`` and ``card.html``. Guaranteed:
+nothing here is read by a publish or names anything that the record does not; all of it can be made again by ``wat2mds derive``; the
+cost of one more version is that of its new WAT files. What does not belong here: the root index (publish), judging the data
+(validate, verify).
 
     release.py        LAION's columns as parquet; the few large files that other tools take
     statistics.py     counts that add up
+    summaries.py      work, failures, costs and history, carried on from version to version, for the dashboard
+    work.py           what the stages of WAT files took, how downloads ended
     deviations.py     what differs from LAION, and known limits
     card.py           what a card says, with tables.py
     html.py           how it looks, with markdown.py, plots.py, pictures.py, contact_sheet.py
@@ -28,6 +31,7 @@ from wat2mds.derived.contact_sheet import draw_sheet
 from wat2mds.derived.pictures import stored_images
 from wat2mds.derived.plots import standalone
 from wat2mds.derived.statistics import Statistics
+from wat2mds.derived.summaries import make_summary
 from wat2mds.errors import DataError
 from wat2mds.schema import LAION_VIEW
 from wat2mds.settings import digest
@@ -116,7 +120,10 @@ def derive(dataset_url: str, version: Version, *, anew: bool = False, at_most: i
     }
     dataset.write(release.list_path(version.number), json.dumps(listing, indent=1, sort_keys=True).encode())
     summed = {"units": sorted(unit.unit_name for unit in units), **total.to_json()}
-    dataset.write(_total_path(version.number), json.dumps(summed, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace"))
+    dataset.write(
+        statistics_path(version.number), json.dumps(summed, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")
+    )
+    make_summary(dataset, version, lambda unit: _of_unit(dataset, unit), at_most=at_most)
     where = _write_card(dataset, version, total)
     return Derived(where, len(units), version.samples, len(made))
 
@@ -134,7 +141,8 @@ def _statistics_path(unit: PublishedUnit) -> str:
     return f"release/{unit.unit_name}/statistics.{_COUNTED}.json"
 
 
-def _total_path(number: int) -> str:
+def statistics_path(number: int) -> str:
+    """From the dataset's folder."""
     return f"versions/{number:06d}/statistics.json"
 
 
@@ -174,7 +182,7 @@ def _counted_before(dataset: Store, version: Version) -> tuple[Statistics, set[s
     current = {unit.unit_name for unit in version.units.values()}
     for number in range(version.number - 1, max(0, version.number - _BACK), -1):
         try:
-            found = dataset.read_json(_total_path(number))
+            found = dataset.read_json(statistics_path(number))
             if (units := set(found["units"])) <= current:
                 return Statistics.from_json(found), units
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -102,7 +102,11 @@ def build_card(
         version=version,
         settings=settings,
         numbers=_numbers(version, statistics),
-        figures=[*_funnels(version), *_distributions(settings, statistics), *_rankings(statistics)],
+        figures=[
+            *funnel_figures(tables.summed_flows(version)),
+            *distribution_figures(settings, statistics),
+            *ranking_figures(statistics),
+        ],
         drops=tables.drops_table(version),
         table1=tables.size_table(statistics),
         deciles=tables.deciles_table(statistics),
@@ -121,7 +125,7 @@ def _numbers(version: Version, statistics: Statistics) -> list[tuple[str, str]]:
         (f"{version.samples:,}", "samples"),
         (f"{len(version.units):,}", "WAT files"),
         (f"{sum(unit.shards for unit in version.units.values()):,}", "MDS shards"),
-        (_bytes(stored), "in shards"),
+        (in_bytes(stored), "in shards"),
         (f"{'over ' if hosts[''] else ''}{len(ranking(hosts)):,}", "hosts"),
         (f"{len(ranking(statistics.count('language'))):,}", "languages"),
     ]
@@ -133,8 +137,8 @@ def _numbers(version: Version, statistics: Statistics) -> list[tuple[str, str]]:
 # -- the funnels
 
 
-def _funnels(version: Version) -> list[Figure]:
-    flows = tables.summed_flows(version)
+def funnel_figures(flows: Sequence[tuple[str, Flow]]) -> list[Figure]:
+    """Of (stage, flow) in flow order: records to pages, links to samples, and the drop reasons."""
     pages = [flow for _, flow in flows if flow.source in _PAGE_UNITS]
     # Pairs that were asked for again come from no earlier line: they are counted again from download on.
     pairs = _one_beginning([flow for stage, flow in flows if flow.source not in _PAGE_UNITS and stage != "retry"])
@@ -192,7 +196,8 @@ def _stage_of(reason: str) -> str:
 # -- distributions
 
 
-def _distributions(settings: Settings, statistics: Statistics) -> list[Figure]:
+def distribution_figures(settings: Settings, statistics: Statistics) -> list[Figure]:
+    """Numbers of the samples, with the thresholds of these settings as marks."""
     chosen = settings.filter
     figures = []
 
@@ -238,7 +243,7 @@ def _octaves(quarters: Sequence[int]) -> list[tuple[float, str]]:
     if not quarters:
         return []
     low, high = min(quarters) // 4, max(quarters) // 4 + 1
-    return [(4 * power, _bytes(2**power)) for power in range(low, high + 1, max(1, math.ceil((high - low) / 5)))]
+    return [(4 * power, in_bytes(2**power)) for power in range(low, high + 1, max(1, math.ceil((high - low) / 5)))]
 
 
 def _nulls(statistics: Statistics, name: str) -> str:
@@ -251,7 +256,8 @@ def _middle(statistics: Statistics, name: str, unit: str) -> str:
     return f"Median {middle} {unit}; 80 % between {low} and {high}."
 
 
-def _rankings(statistics: Statistics) -> list[Figure]:
+def ranking_figures(statistics: Statistics) -> list[Figure]:
+    """Languages, licences, hosts and the like, most frequent first."""
     figures = []
     for name, title, nothing, note in (
         ("language", "Languages", "none", "Of the caption; none: the detector was less sure than the profile asks."),
@@ -279,7 +285,8 @@ def _counted(count: int, statistics: Statistics) -> str:
     return f"{count:,} ({count / statistics.samples:.1%})" if statistics.samples else "0"
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
+    """``1.5 GiB``."""
     if size < 1024:
         return f"{size:.0f} B"
     power = min(4, int(math.log2(size) // 10))

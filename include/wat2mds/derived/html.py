@@ -16,7 +16,7 @@ from wat2mds.derived.plots import DARK, LIGHT, STYLE
 from wat2mds.derived.tables import Rows
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_PAGE = """
+PAGE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:40px 20px 72px}
@@ -80,35 +80,38 @@ def render(card: Card) -> str:
             f'<div><b>{escape(number)}</b><span class="faint small">{escape(what)}</span></div>' for number, what in card.numbers
         ),
         "</div></header>",
-        _section("Samples", _sheet(card)) if card.pictures else "",
-        _section("Funnel", _plots(funnels) + _folded(card.drops)),
-        _section("What is in it", _plots(others)),
-        _section(card.table1.title, _table(card.table1, counts=True)),
-        _section(card.deciles.title, _table(card.deciles, counts=True)),
-        _section(card.profile.title, _table(card.profile)),
-        _section("Where it differs from LAION on purpose", _points(card.deviations)),
-        _section("Known limits", _points(card.limits)),
-        _section("Loading it", _loading(card)),
+        section("Samples", _sheet(card)) if card.pictures else "",
+        section("Funnel", plots_of(funnels) + _folded(card.drops)),
+        section("What is in it", plots_of(others)),
+        section(card.table1.title, table_of(card.table1, counts=True)),
+        section(card.deciles.title, table_of(card.deciles, counts=True)),
+        section(card.profile.title, table_of(card.profile)),
+        section("Where it differs from LAION on purpose", _points(card.deviations)),
+        section("Known limits", _points(card.limits)),
+        section("Loading it", _loading(card)),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{escape(card.title)}</title><style>{_colours()}{_PAGE}{STYLE}</style></head>"
+        f"<title>{escape(card.title)}</title><style>{colours()}{PAGE}{STYLE}</style></head>"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
 
-def _colours() -> str:
+def colours() -> str:
+    """The colours of plots and pages, light and dark."""
     light, dark = (";".join(f"--{name}:{value}" for name, value in colours.items()) for colours in (LIGHT, DARK))
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def _section(title: str, inner: str) -> str:
+def section(title: str, inner: str) -> str:
+    """``inner`` is HTML, ``title`` text."""
     return f"<section><h2>{escape(title)}</h2>{inner}</section>"
 
 
-def _plots(figures: Sequence[Figure]) -> str:
+def plots_of(figures: Sequence[Figure]) -> str:
+    """Pictures in columns, each named for who cannot see it."""
     parts = []
     for figure in figures:
         svg = figure.svg.replace("<svg ", f'<svg aria-label="{escape(figure.title)}" ', 1)
@@ -117,7 +120,8 @@ def _plots(figures: Sequence[Figure]) -> str:
     return f'<div class="plots">{"".join(parts)}</div>'
 
 
-def _table(rows: Rows, *, counts: bool = False) -> str:
+def table_of(rows: Rows, *, counts: bool = False) -> str:
+    """A table in a box that scrolls by itself; ``counts``: numbers, to the right."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows.head)
     lines = []
     for row in rows.rows:
@@ -129,7 +133,7 @@ def _table(rows: Rows, *, counts: bool = False) -> str:
 
 
 def _folded(rows: Rows) -> str:
-    return f"<details><summary>{escape(rows.title)}</summary>{_table(rows)}</details>" if rows.rows else ""
+    return f"<details><summary>{escape(rows.title)}</summary>{table_of(rows)}</details>" if rows.rows else ""
 
 
 def _points(points: Sequence[Point]) -> str:

@@ -64,7 +64,7 @@ def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
     for row in rows:
         length = max(1.5, room * row.value / most) if row.value else 0
         style = " strong" if row.strong else ""
-        label = _shorter(row.label, labels - 10, row.strong, keep_end)
+        label = shorter(row.label, labels - 10, row.strong, keep_end)
         parts.append(f'<text class="end{style}" x="{labels - 8:.1f}" y="{y + 13}">{label}</text>')
         parts.append(f'<rect class="bar" x="{labels:.1f}" y="{y + 2}" width="{length:.1f}" height="14" rx="2"/>')
         after = f'<tspan class="faint" dx="6">{escape(row.after)}</tspan>' if row.after else ""
@@ -75,7 +75,7 @@ def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
                 parts.append(f'<text class="faint" x="{labels:.1f}" y="{y + 10}">{escape(line)}</text>')
                 y += 15
             y += 9
-    return _svg("".join(parts), y + 2)
+    return drawing("".join(parts), y + 2)
 
 
 def histogram(
@@ -103,7 +103,7 @@ def histogram(
     height = 200
     bottom, across = height - _BOTTOM, WIDTH - _LEFT - _RIGHT
     tallest = max(heights)
-    y_ticks = [tick for tick in _round_ticks(0, tallest, 4) if tick == int(tick)]
+    y_ticks = [tick for tick in round_ticks(0, tallest, 4) if tick == int(tick)]
     top = max(tallest, y_ticks[-1])
 
     def x(place: float) -> float:
@@ -124,7 +124,7 @@ def histogram(
                 f'<rect class="bar" x="{left + 0.5:.1f}" y="{up:.1f}" width="{max(1, one - 1):.1f}" height="{bottom - up:.1f}"/>'
             )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    for place, label in ticks if ticks is not None else [(t, f"{t:g}") for t in _round_ticks(begin, end, 6)]:
+    for place, label in ticks if ticks is not None else [(t, f"{t:g}") for t in round_ticks(begin, end, 6)]:
         if begin <= place <= end:
             parts.append(f'<line class="axis" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             parts.append(f'<text class="mid" x="{x(place):.1f}" y="{bottom + 17}">{escape(label)}</text>')
@@ -133,7 +133,7 @@ def histogram(
         side, gap = ("end", -5) if x(place) > WIDTH / 2 else ("", 5)
         parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8}">{escape(label)}</text>')
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{height - 6}">{escape(axis)}</text>')
-    return _svg("".join(parts), height)
+    return drawing("".join(parts), height)
 
 
 def grid(cells: Sequence[tuple[int, int, int]], *, parts: int, marks: Sequence[int], axes: tuple[str, str]) -> str:
@@ -168,7 +168,7 @@ def grid(cells: Sequence[tuple[int, int, int]], *, parts: int, marks: Sequence[i
     drawn.append(f'<text class="faint mid" x="{left + across / 2:.0f}" y="{height - 6}">{escape(axes[0])}</text>')
     turned = f'transform="rotate(-90 {left - 38:.0f} {bottom - across / 2:.0f})"'
     drawn.append(f'<text class="faint mid" {turned} x="{left - 38:.0f}" y="{bottom - across / 2:.0f}">{escape(axes[1])}</text>')
-    return _svg("".join(drawn), height)
+    return drawing("".join(drawn), height)
 
 
 def standalone(svg: str) -> str:
@@ -188,7 +188,8 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
-def _svg(inner: str, height: int) -> str:
+def drawing(inner: str, height: float) -> str:
+    """The ``<svg>`` around a picture's parts."""
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">{inner}</svg>'
 
 
@@ -196,7 +197,8 @@ def _sizes() -> list[int]:
     return [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
 
 
-def _round_ticks(low: float, high: float, about: int) -> list[float]:
+def round_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from ``low`` to ``high``, some ``about`` of them."""
     raw = (high - low) / about or 1
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(digit * scale for digit in (1, 2, 2.5, 5, 10) if digit * scale >= raw * 0.999)
@@ -213,7 +215,8 @@ def _width(text: str, strong: bool = False) -> float:
     return sum(11.8 if unicodedata.east_asian_width(letter) in "WF" else 7.6 if strong else 7.1 for letter in text)
 
 
-def _shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
+def shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
+    """The label as far as it fits, escaped; ``keep_end`` keeps its end."""
     if _width(text, strong) > room:
         while text and _width(text + "…", strong) > room:
             text = text[1:] if keep_end else text[:-1]
