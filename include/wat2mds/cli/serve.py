@@ -58,6 +58,10 @@ def serve(
             metavar="DIR",
         ),
     ] = None,
+    refresh: Annotated[
+        float,
+        typer.Option(help="Seconds between looks for a newer version that has an index, which is then served. 0: never.", min=0),
+    ] = 60.0,
     device: Annotated[str, typer.Option(help="Where the CLIP model runs: auto, cpu, cuda or cuda:N.")] = "auto",
     root: Root = None,
     dataset: Dataset = None,
@@ -66,7 +70,7 @@ def serve(
     import uvicorn
 
     from wat2mds.serve.app import create_app
-    from wat2mds.serve.collection import Collections
+    from wat2mds.serve.collection import Collections, kept_current
     from wat2mds.serve.options import LOOPBACK, Options
 
     url = Layout(store_root(root), dataset or deployment().dataset).dataset
@@ -111,6 +115,8 @@ def serve(
             typer.echo(
                 "Other machines can read what is served, and nothing is encrypted: put a proxy with TLS before it.", err=True
             )
+        if refresh and version is None:
+            stack.enter_context(kept_current(collections, refresh))
         # uvicorn ends in good order when it is interrupted, and then interrupts once more.
         with contextlib.closing(socket), contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[socket])

@@ -34,7 +34,7 @@ def api_router(collections: Collections, options: Options, metrics: Metrics) -> 
         """What is served."""
         return About(
             dataset=collections.dataset_url.rpartition("/")[2],
-            indices=[_index(collections.get(name)) for name in collections.names],
+            indices=[_index(one) for one in collections.every],
             writable=bool(options.token),
             reasons=REASONS,
             most_saved=MOST_SAVED,

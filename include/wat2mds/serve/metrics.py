@@ -8,6 +8,7 @@ the dataset.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +39,17 @@ class Metrics:
         self.refused = Counter(
             "wat2mds_serve_refused", "requests refused before they were looked at", ["why"], registry=self.registry
         )
-        samples = Gauge("wat2mds_serve_samples", "samples of an index", ["index", "version"], registry=self.registry)
-        for name in collections.names:
-            collection = collections.get(name)
-            samples.labels(name, str(collection.version.number)).set(collection.rows.count)
+        self._samples = Gauge("wat2mds_serve_samples", "samples of an index", ["index", "version"], registry=self.registry)
+        self._collections = collections
+        self._lock = threading.Lock()
+
+    def text(self) -> bytes:
+        """All figures, as Prometheus reads them."""
+        with self._lock:
+            self._samples.clear()
+            for one in self._collections.every:
+                self._samples.labels(one.name, str(one.version.number)).set(one.rows.count)
+            return generate_latest(self.registry)
 
     @contextmanager
     def seconds(self, part: str) -> Iterator[None]:
@@ -59,6 +67,6 @@ def metrics_router(metrics: Metrics) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def figures() -> Response:
         """Figures for Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return router

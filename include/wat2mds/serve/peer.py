@@ -3,7 +3,7 @@
 In: ``/knn-service``, ``/metadata``, ``/indices-list``. Out: its JSON. Guaranteed: nothing is fetched for a client: ``image_url`` is
 refused, since this service asks no other host. What does not belong here: the page's protocol (``api.py``).
 
-What differs: ids are numbers of this service's rows of one version, not for keeping (``uid`` is, and is there too); near-duplicates
+What differs: ids are numbers of one version's rows, not for keeping (``uid`` is, and is there too); near-duplicates
 are those of ``phash_group``, not of the embeddings; unsafe samples are hidden by their stored score; ``aesthetic_score`` and
 ``use_mclip`` have no effect, as with a clip-retrieval that has neither model.
 """
@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wat2mds.serve.asked import BAD, collection_of, found_of, picture_of
-from wat2mds.serve.collection import Collections
+from wat2mds.serve.collection import Collection, Collections
 from wat2mds.serve.filters import Modality
 from wat2mds.serve.metrics import Metrics
 from wat2mds.serve.options import Options
@@ -28,6 +28,7 @@ from wat2mds.serve.rows import Row
 
 MOST_IDS = 10_000
 _MOST_METADATA = 1_000
+_MOST_SAMPLES = 1 << 40  # of a version
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -72,18 +73,27 @@ def peer_router(collections: Collections, options: Options, metrics: Metrics) ->
         query = _query(asked, collection.encoder, options)
         limit = max(asked.num_images, asked.num_result_ids or 0)
         found = found_of(collection, query, metrics, 0, limit, facets=False)
+        first = _first_id(collection)
         return [
-            (_metadata(sample.row) if place < asked.num_images else {}) | {"id": sample.row["number"], "similarity": sample.score}
+            (_metadata(sample.row) if place < asked.num_images else {})
+            | {"id": first + sample.row["number"], "similarity": sample.score}
             for place, sample in enumerate(found.samples)
         ]
 
     @router.post("/metadata", openapi_extra=_described(MetadataQuery))
     def metadata(asked: Annotated[MetadataQuery, Depends(_parsed(MetadataQuery))]) -> list[dict[str, Any]]:
         """Metadata of samples by id; ids that are nobody's are left out."""
-        rows = collection_of(collections, asked.indice_name).rows.by_numbers([n for n in asked.ids if 0 <= n < 1 << 62])
-        return [{"id": number, "metadata": _metadata(rows[number])} for number in asked.ids if number in rows]
+        collection = collection_of(collections, asked.indice_name)
+        first = _first_id(collection)
+        rows = collection.rows.by_numbers([n - first for n in asked.ids if first <= n < first + _MOST_SAMPLES])
+        return [{"id": n, "metadata": _metadata(rows[n - first])} for n in asked.ids if n - first in rows]
 
     return router
+
+
+def _first_id(collection: Collection) -> int:
+    """Ids are a version's own: one that a client still has from before a newer version is served is nobody's, never another sample's."""
+    return collection.version.number * _MOST_SAMPLES
 
 
 def _query(asked: KnnQuery, encoder: Any, options: Options) -> Query:

@@ -1,4 +1,4 @@
-"""A version's metadata in a local file, made when the service starts and only read from then on.
+"""A version's metadata in a local file, made when the version is first served and only read from then on.
 
 In: a dataset and a version. Out: ``Rows``: samples by uid, by number, by condition, and counts. Guaranteed: the file is written
 once, whole, and opened read-only; memory is one batch of rows and SQLite's cache; numbers are 0 to n - 1 and the same for the same
@@ -65,6 +65,7 @@ class Rows:
     """The rows of one file. Threads may ask at the same time."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._own = threading.local()
         self.count = int(self._ask("SELECT count(*) FROM rows", [])[0][0])

@@ -31,6 +31,7 @@ from wat2mds.world.draw import Picture, caption, marked
 
 TOKEN = "a-token-of-the-tests-0123456789"
 OPTIONS = Options(token=TOKEN, max_body=1 << 20, max_pixels=4_000_000, rate=10_000, burst=10_000, body_seconds=5)
+ALL = ("filter.max_punsafe=", "filter.min_similarity=-1", "filter.min_similarity_other=-1")
 EACH = 10  # pictures of each shape and colour
 LICENSES = (
     (None, None, None),
@@ -92,9 +93,9 @@ def drawn_pairs(shown: list[Picture]) -> list[Drawn]:
     return pairs
 
 
-def publish_drawings(dataset: str, pairs: list[Drawn], settings: Settings) -> None:
+def publish_drawings(dataset: str, pairs: list[Drawn], settings: Settings, wat_file: str = "00000") -> None:
     """Filter, convert, upload and publish of one WAT file of drawings."""
-    samples = download_unit(dataset, pairs, settings, shard=64)
+    samples = download_unit(dataset, pairs, settings, shard=64, wat_file=wat_file)
     work = split(samples.url)[0].rpartition("/")[0]
     decided = filter.run(samples, f"{work}/filter", settings)
     converted = convert.run(samples, decided, f"{work}/convert", settings)
@@ -130,8 +131,7 @@ def serve_drawings(folder: Path) -> Iterator[Served]:
     dataset = Layout((folder / "store").as_uri(), "drawn").dataset
     shown = pictures()
     pairs = drawn_pairs(shown)
-    kept = ("filter.max_punsafe=", "filter.min_similarity=-1", "filter.min_similarity_other=-1")
-    publish_drawings(dataset, pairs, under("demo", *kept))
+    publish_drawings(dataset, pairs, under("demo", *ALL))
     building.build(dataset, "small")
     collections = Collections(dataset, folder / "cache", device="cpu")
     by_url = {pair.url: picture for pair, picture in zip(pairs, _sources(shown), strict=True)}
