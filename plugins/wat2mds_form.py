@@ -42,6 +42,18 @@ def _field(section: str, title: str, description: str, default: Any = None, **sc
     return Param(default, section=section, title=title, description=description, **schema)
 
 
+def version_param(section: str, description: str = "The version of the dataset.") -> Param:
+    """The field of a version's number."""
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        section=section,
+        title="Version",
+        description=f"{description} Empty: the newest.",
+    )
+
+
 SHARED_PARAMS = {
     "dataset": _field(
         WHAT,

@@ -22,13 +22,13 @@ from wat2mds.errors import Wat2MdsError
 from wat2mds.plan import key_of, manifest_url
 from wat2mds.settings import FIRST_STAGES, STAGES, deployment
 from wat2mds.store import Layout, Store, join, split
+from wat2mds_dashboard import PREFIX, add_routes
 
 if TYPE_CHECKING:
     from airflow.models.taskinstancekey import TaskInstanceKey
     from airflow.sdk import BaseOperator
     from fastapi import FastAPI
 
-PREFIX = "/wat2mds"
 _DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PAGE = re.compile(r"(quality/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}\.html")
 _MANIFEST = re.compile(r"[A-Za-z0-9_-]+/\d+(\.\d+)?/\d{5}(-r\d+)?/[a-z]+/[0-9a-f]{12}\.json")
@@ -140,6 +140,7 @@ def _application() -> FastAPI:
         content = found(read_manifest_of, dataset, path, "there is no such manifest; it appears when the stage is complete")
         return Response(content, media_type="application/json", headers=_HEADERS)
 
+    add_routes(app)
     app.add_api_route("/reports/{dataset}/{page:path}", show, response_class=HTMLResponse)
     app.add_api_route("/manifests/{dataset}/{path:path}", show_manifest, response_class=Response)
     return app

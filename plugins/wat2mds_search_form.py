@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
-from wat2mds_form import LIMITS, SHARED_PARAMS, chosen_datasets
+from wat2mds_form import LIMITS, SHARED_PARAMS, chosen_datasets, version_param
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,14 +33,7 @@ SEARCH_PARAMS = {
         ),
     ),
     "dataset": SHARED_PARAMS["dataset"],
-    "version": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        section=WHICH,
-        title="Version",
-        description="The version of the dataset; wants a preset, and trains anew. Empty: the newest.",
-    ),
+    "version": version_param(WHICH, "The version of the dataset; wants a preset, and trains anew."),
     "threads": Param(
         1,
         type="integer",

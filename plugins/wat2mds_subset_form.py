@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
-from wat2mds_form import SHARED_PARAMS, chosen_datasets
+from wat2mds_form import SHARED_PARAMS, chosen_datasets, version_param
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 WHICH, PART, RESULT = "Which subset", "Which part of it", "Result"
-# As in wat2mds/subsets/presets.toml, which a test compares: its module loads DuckDB.
+# Characters of a condition; this and the presets as in wat2mds/subsets/, which a test compares: its modules load DuckDB.
+MOST_CHARS = 50_000
 PRESETS = ("en", "multi", "nolang", "laion400m", "high_resolution", "aesthetic", "art", "research_safe", "datacomp_basic")
 SUBSET_PARAMS = {
     "name": Param(
@@ -44,7 +45,7 @@ SUBSET_PARAMS = {
         None,
         type=["null", "string"],
         minLength=1,
-        maxLength=10_000,
+        maxLength=MOST_CHARS,
         pattern=r"\S",
         format="multiline",
         section=WHICH,
@@ -52,14 +53,7 @@ SUBSET_PARAMS = {
         description="SQL over one row's columns, as after WHERE, such as language = 'de' AND similarity > 0.3.",
     ),
     "dataset": SHARED_PARAMS["dataset"],
-    "version": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        section=PART,
-        title="Version",
-        description="The version of the dataset. Empty: the newest.",
-    ),
+    "version": version_param(PART),
     "fraction": Param(
         None,
         type=["null", "number"],

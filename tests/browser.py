@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / ".wat2mds" / "screenshots"
@@ -29,6 +30,7 @@ def chromium() -> Iterator[Browser]:
         if os.environ.get("REQUIRE_SHARED") == "1":
             pytest.fail(f"{reason} (CI requires it)")
         pytest.skip(reason)
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -37,9 +39,9 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, width: int = 1280, height: int = 1000) -> Page:
+def open_page(browser: Browser, width: int = 1280, height: int = 1000, **options: Any) -> Page:
     """A page in a context of its own: no cookies of another test's."""
-    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
     page.set_default_timeout(_PATIENCE_MS)
     return page
 

@@ -9,13 +9,10 @@ a sample: uint32 sizes of its columns of variable size, then the columns in the 
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
-
-_HEAD = 1 << 20  # room before the samples of a shard in the making: for the offsets of a quarter of a million
 
 
 def head_bytes(samples: int) -> int:
@@ -68,40 +65,10 @@ class Layout:
         return bytes(sample[start : start + sizes[at]])
 
 
-class Joined:
-    """A shard in the making: samples are copied behind each other, into memory that serves one shard after the other."""
-
-    def __init__(self, room: int) -> None:
-        """``room``: bytes for samples to begin with; it grows with a larger one."""
-        self._data = mmap.mmap(-1, _HEAD + room)  # pages that are not touched cost nothing
-        self._ends: list[int] = []
-
-    @property
-    def size(self) -> int:
-        """Bytes of the samples so far."""
-        return self._ends[-1] if self._ends else 0
-
-    def holds_one_more(self, header: bytes) -> bool:
-        """Whether there is room for one more offset before the samples."""
-        return head_bytes(len(self._ends) + 1) + len(header) <= _HEAD
-
-    def add(self, sample: bytes | memoryview) -> None:
-        """Copy a sample behind the others."""
-        begin, end = _HEAD + self.size, _HEAD + self.size + len(sample)
-        if end > len(self._data):
-            self._data.resize(end)
-        self._data[begin:end] = sample
-        self._ends.append(end - _HEAD)
-
-    def shard(self, header: bytes) -> memoryview:
-        """The shard of these samples, until the next ``add``; ``header`` is that of a shard with the same columns."""
-        start = head_bytes(len(self._ends)) + len(header)
-        head = struct.pack(f"<{len(self._ends) + 2}I", len(self._ends), start, *(start + end for end in self._ends)) + header
-        self._data[_HEAD - len(head) : _HEAD] = head
-        return memoryview(self._data)[_HEAD - len(head) : _HEAD + self.size]
-
-    def clear(self) -> None:
-        self._ends.clear()
+def head(header: bytes, lengths: Sequence[int]) -> bytes:
+    """What stands before a shard's samples of these lengths; ``header`` is that of a shard with the same columns."""
+    ends = accumulate(lengths, initial=head_bytes(len(lengths)) + len(header))
+    return struct.pack(f"<{len(lengths) + 2}I", len(lengths), *ends) + header
 
 
 def _at_least(data: bytes | memoryview, size: int, shard: dict[str, Any]) -> bytes | memoryview:

@@ -131,6 +131,9 @@ class Deployment(BaseModel):
     serve_token: str = Field(
         "", description="who sends it to the search service may save subsets and report images; empty: a new one at each start"
     )
+    search_url: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="where `wat2mds serve` is reached by people: the dashboard links to it"
+    )
     hub_token: str = Field("", description="token for hf: URLs of gated datasets, such as Re-LAION's")
     models: str = Field("", description="folder where fetched models are kept; empty: .cache/wat2mds/models in the user's home")
     search_cache: str = Field(

@@ -106,13 +106,9 @@ class Store:
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several ranges of bytes, start to end, of one object; near ones in one request. Raises FileNotFoundError."""
-
-        def attempt() -> list[bytes]:
-            with self._translated("read", path):
-                starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-                return [bytes(part) for part in obstore.get_ranges(self._reader(path), path, starts=starts, ends=ends)]
-
-        return self._tried(attempt)
+        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        found = self._asked("read", path, lambda: obstore.get_ranges(self._reader(path), path, starts=starts, ends=ends))
+        return [bytes(part) for part in found]
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
@@ -225,14 +221,13 @@ class Store:
             partial.unlink(missing_ok=True)
         return target
 
+    def copy(self, path: str, to: str) -> None:
+        """An object once more under another path, by the store itself; on ``file:`` a hard link. Raises FileNotFoundError."""
+        self._asked("copy", path, lambda: obstore.copy(self._writer(), path, to))
+
     def head(self, path: str) -> Object:
         """Raises FileNotFoundError."""
-
-        def attempt() -> Any:
-            with self._translated("look up", path):
-                return obstore.head(self._reader(path), path)
-
-        return _object(self._tried(attempt))
+        return _object(self._asked("look up", path, lambda: obstore.head(self._reader(path), path)))
 
     def exists(self, path: str) -> bool:
         try:
@@ -302,11 +297,7 @@ class Store:
         return self._backend
 
     def _listed(self, prefix: str, lister: Callable[..., Any]) -> Any:
-        def attempt() -> Any:
-            with self._translated("list", prefix):
-                return lister(self._reader(prefix), prefix or None)
-
-        return self._tried(attempt)
+        return self._asked("list", prefix, lambda: lister(self._reader(prefix), prefix or None))
 
     def _creator(self, path: str) -> tuple[str, str]:
         """Which call of ``create`` made an object, and its ETag; empty where there is none."""
@@ -333,6 +324,13 @@ class Store:
     def _require_stored(self, path: str, data: bytes | memoryview, tag: str | None) -> None:
         if self._is_s3 and tag != s3.tag_of(data) and self._read_once(path) != data:
             raise TransientError(f"{join(self.url, path)} does not read back as written: is the store sound?")
+
+    def _asked(self, verb: str, path: str, act: Callable[[], T]) -> T:
+        def attempt() -> T:
+            with self._translated(verb, path):
+                return act()
+
+        return self._tried(attempt)
 
     def _tried(self, act: Callable[[], T]) -> T:
         """``act``, again where it fails at an object store, as long as the client itself would have tried."""

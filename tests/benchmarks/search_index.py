@@ -13,17 +13,17 @@ Anchors: clip-retrieval serves LAION-5B's index in 50 ms, 20 queries a second; a
 Measured 2026-11-21, 2 cores under a load of 12 to 20, --memory 1100, a million vectors of 512 dimensions, one thread:
 
     index       IVF4096,SQfp16, 1,040 MB; 4 lists searched
-    building    171 CPU s training on 266,000 vectors, 61 filling, 14 measuring recall; 1,269 MB anonymous, peak 2,204 MB with the
-                mapped files (the drawn vectors and the scratch file of codes), which are the system's to drop
+    building    171 CPU s training on 266,000 vectors, 61 filling, 14 measuring recall (by an earlier way of filling, which held
+                1,269 MB anonymous, 2,204 MB with mapped files; lists are written one by one since, and nothing is mapped)
     recall@10   0.9992 (stored with the index, of samples of its own: 0.9995)
     1 client    p50 0.4 ms, p99  45 ms,   263 queries a second, 0.57 CPU ms a query
     4 clients   p50 0.4 ms, p99 102 ms,   559 queries a second
     16 clients  p50 0.4 ms, p99 120 ms, 1,316 queries a second; serving holds 92 MB anonymous, 1,022 MB with the mapped index
 
-The p99 are waits for a core. The twenty rounds were not run to their end at a million; the first took 50,000 away and brought
-50,000, and none of those taken away was found. At 100,000 vectors, IVF1024,SQfp16: after 20 rounds recall@10 is 0.9942, built fresh
-0.9982; of 100,000 uids taken away none was found; a round costs 0.4 CPU s, training 18. To keep recall, 128 lists are then searched
-where a fresh index searches 1: a fifth of what came is of topics that the training never saw.
+The p99 are waits for a core. The twenty rounds were not run to their end at a million yet. At 100,000 vectors, IVF1024,SQfp16: after
+20 rounds recall@10 is 0.9942, built fresh 0.9982; of 100,000 uids taken away none was found; a round costs 0.35 CPU s, training 15;
+rounds hold 135 MB anonymous, 335 MB with mapped files, building 500 and 592. To keep recall, 128 lists are then searched where a fresh
+index searches 1: a fifth of what came is of topics that the training never saw.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -64,7 +63,7 @@ QUERIES_AT = 10**9  # where no unit draws from
 
 
 class Synthetic:
-    """``Vectors`` of images alone, drawn once into files. Unit n of round r holds topics up to TOPICS, those of a later round a fifth from
+    """``Vectors`` of images alone, from files of ``draw``. Unit n of round r holds topics up to TOPICS, those of a later round a fifth from
     beyond."""
 
     def __init__(self, given: argparse.Namespace, first: int) -> None:
@@ -78,12 +77,18 @@ class Synthetic:
         return uids.of_bytes(uids_of(np.arange(first, first + self.size, dtype=np.uint64)).tobytes())
 
     def blocks(self, unit: str, modality: Modality) -> Iterator[np.ndarray]:
-        path = self.folder / f"{unit}.npy"
-        if not path.exists():
-            np.save(path, drawn_vectors(self.size, self.dim, int(unit), 0).astype(np.float16))
-        stored = np.load(path, mmap_mode="r")
-        for start in range(0, self.size, BLOCK):
-            yield normalized(stored[start : start + BLOCK])
+        with (self.folder / unit).open("rb") as file:
+            for start in range(0, self.size, BLOCK):
+                count = min(BLOCK, self.size - start) * self.dim
+                yield normalized(np.fromfile(file, np.float16, count).reshape(-1, self.dim))
+
+
+def draw(given: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Draw all units, which no measurement pays for."""
+    size = given.vectors // UNITS
+    for unit in range(UNITS + given.rounds):
+        drawn_vectors(size, given.dim, unit, 0).astype(np.float16).tofile(given.drawn / f"{unit:04d}")
+    return {"units": UNITS + given.rounds}
 
 
 def drawn_vectors(count: int, dim: int, unit: int, start: int) -> np.ndarray:
@@ -117,15 +122,14 @@ def build(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         "index_mb": size / 1e6,
         "training_s": training,
         "filling_s": filled,
-        "anonymous_mb": memory.most,
-        "peak_mb": peak(),
+        **memory.told(),
     }
 
 
 def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     """All rounds, on the index that lies in ``folder``; recall is looked at again after the last."""
     made = json.loads((folder / "index.json").read_text())
-    came_back, filling = 0, 0.0
+    came_back, filling, waited = 0, 0.0, 0.0
     with Memory() as memory, threads(1):
         for number in range(1, given.rounds + 1):
             vectors = Synthetic(given, number)
@@ -133,10 +137,11 @@ def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
             (folder / "before").mkdir()
             for file in [path for path in folder.iterdir() if path.is_file()]:
                 file.rename(folder / "before" / file.name)
-            started = time.process_time()
+            started, began = time.process_time(), time.perf_counter()
             old = read_held(files_in(folder / "before"))
             held = assemble(vectors, {"image": Codes.mapped(old.files["image"])}, folder, old)
             filling += time.process_time() - started
+            waited += time.perf_counter() - began
             made = keep(held, vectors, made["type"], folder, None if number == given.rounds else made["nprobe"])
             removed = set(uid_texts(np.setdiff1d(np.asarray(old.uids), held.uids)))
             came_back += returned(open_here(folder, made), vectors, removed)
@@ -146,9 +151,9 @@ def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     shutil.rmtree(folder / "before", ignore_errors=True)
     return made | {
         "filling_s_a_round": filling / given.rounds,
+        "wall_s_a_round": waited / given.rounds,
         "removed_uids_returned": came_back,
-        "anonymous_mb": memory.most,
-        "peak_mb": peak(),
+        **memory.told(),
     }
 
 
@@ -238,14 +243,14 @@ def latency(given: argparse.Namespace, folder: Path) -> dict[str, object]:
                 "p50_ms": p50, "p99_ms": p99, "queries_s": ASKED / (time.perf_counter() - started),
                 "cpu_ms": (time.process_time() - cpu) / ASKED * 1000,
             }  # fmt: skip
-    return {"clients": told, "anonymous_mb": memory.most, "peak_mb": peak(), "load": os.getloadavg()[0]}
+    return {"clients": told, **memory.told(), "load": os.getloadavg()[0]}
 
 
 class Memory:
-    """The most anonymous memory of this process inside, MB; looked at every 20 ms."""
+    """The most that this process holds inside, MB: of its own (anonymous), of mapped files, and both; looked at every 20 ms."""
 
     def __enter__(self) -> Memory:
-        self.most = 0.0
+        self.anonymous = self.mapped = self.resident = 0.0
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._look)
         self._watch.start()
@@ -255,23 +260,23 @@ class Memory:
         self._ended.set()
         self._watch.join()
 
+    def told(self) -> dict[str, float]:
+        return {"anonymous_mb": self.anonymous, "mapped_mb": self.mapped, "resident_mb": self.resident}
+
     def _look(self) -> None:
         while not self._ended.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            now = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-            self.most = max(self.most, now / 1024)
-
-
-def peak() -> float:
-    """MB, mapped files and all."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+            now = {line[0]: int(line[1]) * 1024 / 1e6 for line in lines if line[0] in ("RssAnon:", "RssFile:", "VmRSS:")}
+            self.anonymous = max(self.anonymous, now["RssAnon:"])
+            self.mapped = max(self.mapped, now["RssFile:"])
+            self.resident = max(self.resident, now["VmRSS:"])
 
 
 def uid_texts(pairs: np.ndarray) -> list[str]:
     return [f"{int(one):016x}{int(other):016x}" for one, other in pairs.tolist()]
 
 
-STEPS = {"build": build, "rounds": rounds, "recall": recall, "latency": latency}
+STEPS = {"draw": draw, "build": build, "rounds": rounds, "recall": recall, "latency": latency}
 
 
 def run(step: str, given: argparse.Namespace, folder: Path, **changes: int) -> dict[str, object]:
@@ -304,13 +309,16 @@ def main() -> None:
         given.drawn, first, fresh = (Path(scratch, name) for name in ("drawn", "first", "fresh"))
         for folder in (given.drawn, first, fresh):
             folder.mkdir()
+        run("draw", given, given.drawn)
         run("build", given, first)
         run("recall", given, first)
         run("latency", given, first)
         run("rounds", given, first)
         updated = run("recall", given, first, first=given.rounds)
+        run("latency", given, first, first=given.rounds)
         run("build", given, fresh, first=given.rounds)
         built = run("recall", given, fresh, first=given.rounds)
+        run("latency", given, fresh, first=given.rounds)
         print(f"after {given.rounds} rounds recall is {updated['recall']}, built fresh {built['recall']}")
 
 

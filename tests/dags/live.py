@@ -32,7 +32,7 @@ from wat2mds.world.photographs import PhotographWorld, write_photograph_world
 from wat2mds.world.replay import Archive
 
 DAG, IMPORT_DAG, RETRY_DAG, SUBSET_DAG = "build_dataset", "build_from_metadata", "retry_downloads", "build_subset"
-REFRESH_DAG = "refresh_snapshots"
+REFRESH_DAG, INDEX_DAG = "refresh_snapshots", "build_search_index"
 BLACKBOOK, PHOTOGRAPHS, BROKEN = "CC-MAIN-2008-18", "CC-MAIN-2020-05", "CC-MAIN-2021-04"
 # Called with host and target of each request; an answer that it returns is given in place of the world's.
 Hook = Callable[[str, str], "Answer | None"]

@@ -15,16 +15,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.dags.live import BLACKBOOK, BROKEN, DAG, IMPORT_DAG, PHOTOGRAPHS, RETRY_DAG, SUBSET_DAG, Hook, Live
+from tests.dags.live import BLACKBOOK, BROKEN, DAG, IMPORT_DAG, INDEX_DAG, PHOTOGRAPHS, RETRY_DAG, SUBSET_DAG, Hook, Live
 from tests.wat2mds.chain import Chain
 from tests.wat2mds.programs import Programs
 from wat2mds.plan import choose_wat_files, plan_run
 from wat2mds.reading import open_subset, temporary_dataset
+from wat2mds.search.reading import list_indices, open_index
+from wat2mds.search.vectors import StoredVectors
+from wat2mds.serve.encoder import Encoder
 from wat2mds.settings import load_settings
 from wat2mds.snapshots import Registry
 from wat2mds.store import Store
@@ -223,7 +227,7 @@ def test_the_shown_dataset_reads_whole(live: Live) -> None:
 def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
     """Three in ten images of a WAT file answer 503; retry_downloads publishes them beside the others, and then finds nothing to do.
 
-    A subset of the dataset, built by its own DAG in between, has them too, because they were published.
+    A subset and a kNN index of the dataset, built by DAGs of their own in between, have them too, because they were published.
     """
 
     def down(host: str, target: str) -> Answer | None:
@@ -238,6 +242,7 @@ def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
         live.on_request.remove(down)
     assert set(live.uids("retried")) < set(wanted)
     build_large_subset(live, "retried")
+    build_index(live, "retried")
 
     live.client.wait_for_dag(RETRY_DAG)
     live.client.set_paused(RETRY_DAG, False)
@@ -254,6 +259,7 @@ def test_what_failed_for_a_day_is_gained_the_next(live: Live) -> None:
     assert [unit.wat_file for unit in version.units.values()] == ["00000", "00000-r1"]
     assert read_all(live, "retried") == len(wanted)
     follow_large_subset(live, "retried")
+    follow_index(live, "retried")
 
 
 def build_large_subset(live: Live, dataset: str) -> None:
@@ -296,6 +302,48 @@ def check_large_subset(live: Live, dataset: str) -> None:
         found = sorted(samples[n]["uid"] for n in range(len(samples)))
     assert found == sorted(row["uid"] for row in captions if " large " in row["caption"])
     assert found
+
+
+def build_index(live: Live, dataset: str) -> None:
+    """Through build_search_index's form. From then on the DAG follows publishes."""
+    live.client.wait_for_dag(INDEX_DAG)
+    live.client.set_paused(INDEX_DAG, False)
+    run_id = live.client.trigger(INDEX_DAG, {"dataset": dataset})
+    ended = live.client.wait(INDEX_DAG, run_id, check=live.airflow.check, timeout=300, interval=1)
+    assert ended["state"] == "success", live.explain(run_id, INDEX_DAG)
+    check_index(live, dataset)
+
+
+def follow_index(live: Live, dataset: str) -> None:
+    url = live.layout(dataset).dataset
+    deadline = time.monotonic() + 300
+    while list_indices(url)[-1].version != read_version(url).number:
+        live.airflow.check()
+        assert time.monotonic() < deadline, [(r["run_type"], r["state"]) for r in live.client.runs(INDEX_DAG)]
+        time.sleep(1)
+    for run in live.client.runs(INDEX_DAG, run_type=["asset_triggered"]):
+        ended = live.client.wait(INDEX_DAG, run["dag_run_id"], check=live.airflow.check, timeout=300, interval=1)
+        assert ended["state"] == "success", live.explain(run["dag_run_id"], INDEX_DAG)
+    live.client.set_paused(INDEX_DAG, True)
+    check_index(live, dataset)
+
+
+def check_index(live: Live, dataset: str) -> None:
+    """The newest index is the newest version's; each sample's stored embedding finds it, and its caption a sample of that caption."""
+    url = live.layout(dataset).dataset
+    version = read_version(url)
+    index = open_index(url)
+    assert (index.record.name, index.record.version, index.record.count) == ("small", version.number, version.samples)
+    stored = StoredVectors(Store(url), version)
+    for unit in stored.unit_names:
+        queries = np.concatenate(list(stored.blocks(unit, "image")))
+        for (high, low), hits in zip(stored.uids(unit).tolist(), index.search(queries, 10, "image"), strict=True):
+            assert f"{high:016x}{low:016x}" in {hit.uid for hit in hits if hit.score > 0.999}
+    captions = dict(zip(*open_table(url, version).to_pyarrow_table(columns=["uid", "caption"]).to_pydict().values(), strict=True))
+    encoder = Encoder(*stored.clip, "cpu")
+    for caption in sorted(set(captions.values()))[:10]:
+        [[hit]] = index.search(encoder.text(caption)[np.newaxis], 1, "text")
+        assert captions[hit.uid] == caption
 
 
 def test_nothing_secret_is_in_the_logs(live: Live) -> None:

@@ -11,6 +11,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
 from tests.airflow_env import DAGS
+from wat2mds.subsets import predicate
 from wat2mds.subsets.definition import presets
 from wat2mds_group import PUBLISHED
 from wat2mds_subset_form import PRESETS, SUBSET_PARAMS, check_arguments, subset_arguments
@@ -60,6 +61,10 @@ def test_a_form_without_a_name_is_refused_where_it_says_more(field):
 
 def test_the_forms_presets_are_those_that_there_are():
     assert list(PRESETS) == list(presets()), "name every preset in wat2mds_subset_form.PRESETS"
+
+
+def test_the_form_takes_a_condition_as_long_as_the_library_does():
+    assert SUBSET_PARAMS["where"].schema["maxLength"] == predicate.MOST_CHARS, "wat2mds_subset_form.MOST_CHARS is another"
 
 
 def test_it_follows_the_published_dataset(dag):

@@ -38,6 +38,19 @@ def test_what_is_written_is_read_back(store_url: str, tmp_path: Path) -> None:
         assert bytes(reader.read(5)) == large.read_bytes()[1000:1005]
 
 
+def test_a_copy_is_its_own(store_url: str) -> None:
+    store = Store(store_url)
+    store.write("a/one", b"content")
+    store.copy("a/one", "b/c/two")
+    store.write("a/one", b"other")
+    assert store.read("b/c/two") == b"content"
+    store.copy("a/one", "b/c/two")
+    store.delete("a/one")
+    assert store.read("b/c/two") == b"other"
+    with pytest.raises(FileNotFoundError, match="a/one"):
+        store.copy("a/one", "b/c/two")
+
+
 def test_create_is_won_once(store_url: str) -> None:
     store = Store(store_url)
     assert store.create("x", b"first") is True

@@ -1,11 +1,11 @@
 """What is derived from a version beside the root index: the release view, its statistics, its summary, the dataset card.
 
 In: a dataset's URL and a version's record. Out, in this order: each new WAT file's part of the release view and its statistics below
-``release/<unit>/``; ``versions/N/release.json``, ``statistics.json`` and ``summary.json``; ``versions/N/card/`` (``README.md``,
-``index.html`` and the pictures); for the newest version copies in the dataset's folder, ``README.md`` and ``card.html``. Guaranteed:
-nothing here is read by a publish or names anything that the record does not; all of it can be made again by ``wat2mds derive``; the
-cost of one more version is that of its new WAT files. What does not belong here: the root index (publish), judging the data
-(validate, verify).
+``release/<unit>/``; ``versions/N/release.json`` and ``statistics.json``; ``versions/N/card/`` (``README.md``, ``index.html`` and the
+pictures); for the newest version copies in the dataset's folder, ``README.md`` and ``card.html``; ``versions/N/summary.json``.
+Guaranteed: nothing here is read by a publish or names anything that the record does not; all of it can be made again by ``wat2mds
+derive``; the cost of one more version is that of its new WAT files. What does not belong here: the root index (publish), judging the
+data (validate, verify).
 
     release.py        LAION's columns as parquet; the few large files that other tools take
     statistics.py     counts that add up
@@ -64,7 +64,7 @@ def derive_quietly(dataset_url: str, version: Version) -> None:
         done = derive(dataset_url, version, at_most=_MOST_AT_A_PUBLISH)
     except Exception as error:
         log.warning(
-            "version %d is published, but its release view and card are not complete: %s: %s. Make them: wat2mds derive --version %d",
+            "version %d is published, but release view, card or summary are not complete: %s: %s. Make them: wat2mds derive --version %d",
             version.number,
             type(error).__name__,
             error,
@@ -123,8 +123,8 @@ def derive(dataset_url: str, version: Version, *, anew: bool = False, at_most: i
     dataset.write(
         statistics_path(version.number), json.dumps(summed, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")
     )
-    make_summary(dataset, version, lambda unit: _of_unit(dataset, unit), at_most=at_most)
     where = _write_card(dataset, version, total)
+    make_summary(dataset, version, lambda unit: _of_unit(dataset, unit), at_most=at_most)
     return Derived(where, len(units), version.samples, len(made))
 
 

@@ -57,8 +57,8 @@ class Bar:
 def bars(rows: Sequence[Bar], *, keep_end: bool = False) -> str:
     """Horizontal bars, one a row. A label that is too long loses its end, or with ``keep_end`` its beginning, as hosts do."""
     most = max((row.value for row in rows), default=0) or 1
-    labels = min(_WIDEST_LABEL, max((_width(row.label, row.strong) for row in rows), default=0)) + 10
-    texts = max((_width(f"{row.text}  {row.after}", row.strong) for row in rows), default=0) + 8
+    labels = min(_WIDEST_LABEL, max((text_width(row.label, row.strong) for row in rows), default=0)) + 10
+    texts = max((text_width(f"{row.text}  {row.after}", row.strong) for row in rows), default=0) + 8
     room = max(60, WIDTH - labels - texts)
     parts, y = [], 4
     for row in rows:
@@ -110,7 +110,7 @@ def histogram(
         return _LEFT + across * (place - begin) / (end - begin)
 
     def y(count: float) -> float:
-        return bottom - (bottom - _TOP - (14 if marks else 0)) * count / top
+        return bottom - (bottom - _TOP - (4 + 13 * len(marks) if marks else 0)) * count / top
 
     parts = []
     for tick in y_ticks:
@@ -128,10 +128,10 @@ def histogram(
         if begin <= place <= end:
             parts.append(f'<line class="axis" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             parts.append(f'<text class="mid" x="{x(place):.1f}" y="{bottom + 17}">{escape(label)}</text>')
-    for place, label in marks:
+    for row, (place, label) in enumerate(marks):
         parts.append(f'<line class="mark" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{_TOP + 6}" y2="{bottom}"/>')
         side, gap = ("end", -5) if x(place) > WIDTH / 2 else ("", 5)
-        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8}">{escape(label)}</text>')
+        parts.append(f'<text class="marked {side}" x="{x(place) + gap:.1f}" y="{_TOP + 8 + 13 * row}">{escape(label)}</text>')
     parts.append(f'<text class="faint mid" x="{_LEFT + across / 2:.0f}" y="{height - 6}">{escape(axis)}</text>')
     return drawing("".join(parts), height)
 
@@ -210,15 +210,15 @@ def _side(pixels: int) -> str:
     return f"{pixels // 1024}k" if pixels >= 1024 else str(pixels)
 
 
-def _width(text: str, strong: bool = False) -> float:
+def text_width(text: str, strong: bool = False) -> float:
     """Units that a text takes at most, in the widest of the usual fonts: scripts written in squares take more."""
     return sum(11.8 if unicodedata.east_asian_width(letter) in "WF" else 7.6 if strong else 7.1 for letter in text)
 
 
 def shorter(text: str, room: float, strong: bool, keep_end: bool) -> str:
     """The label as far as it fits, escaped; ``keep_end`` keeps its end."""
-    if _width(text, strong) > room:
-        while text and _width(text + "…", strong) > room:
+    if text_width(text, strong) > room:
+        while text and text_width(text + "…", strong) > room:
             text = text[1:] if keep_end else text[:-1]
         text = "…" + text if keep_end else text + "…"
     return escape(text)
@@ -229,7 +229,7 @@ def _lines(text: str, room: float) -> list[str]:
     lines = [""]
     for word in text.split(", "):
         longer = f"{lines[-1]}, {word}" if lines[-1] else word
-        if _width(longer) > room and lines[-1]:
+        if text_width(longer) > room and lines[-1]:
             lines[-1] += ","
             lines.append(word)
         else:

@@ -33,15 +33,17 @@ class Work:
     """What was done for a version, or for all so far. A stage that a WAT file takes over from what it was before is not counted again.
 
     ``stages``: by stage its ``wat_files``, ``seconds``, ``cpu_seconds``, ``bytes`` of the files it left, and what ``entered`` and ``left``
-    it; ``unrecorded``: WAT files whose manifests are gone. ``reasons``: failures of download; ``hosts``: by host what was
-    ``fetched`` and what ``failed``. ``quality``: WAT files that ``passed``, passed with warnings (``warned``), or have no report
-    (``unknown``); ``expectations``: those that warned, by name."""
+    it; ``unrecorded``: WAT files whose manifests are gone. Of ``asked`` pairs of download ``fetched`` gave an image, the others failed
+    for ``reasons``; ``hosts``: by host what was ``fetched`` and what ``failed``. ``quality``: WAT files that ``passed``, passed with
+    warnings (``warned``), or have no report (``unknown``); ``expectations``: those that warned, by name."""
 
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, dict[str, int]] = field(default_factory=dict)
     quality: dict[str, int] = field(default_factory=dict)
     expectations: dict[str, int] = field(default_factory=dict)
+    asked: int = 0
+    fetched: int = 0
     unrecorded: int = 0
 
     def add(self, other: Work) -> None:
@@ -52,6 +54,8 @@ class Work:
                 held: Any = ours.setdefault(key, {})
                 for what, value in values.items():
                     held[what] = round(held.get(what, 0) + value, 3)
+        self.asked += other.asked
+        self.fetched += other.fetched
         self.unrecorded += other.unrecorded
 
     def bounded(self) -> Work:
@@ -99,7 +103,10 @@ def _work_of_unit(
         if manifest.flows and manifest.digest == unit.digests.get(manifest.stage):
             stage["entered"], stage["left"] = manifest.flows[0].entered, manifest.flows[-1].left
     if old is None or old.digests.get("download") != unit.digests.get("download"):
-        work.reasons = dict(_download_drops(unit))
+        flows = [flow for flow in unit.flows if flow["stage"] == "download"]
+        work.asked, work.fetched = (sum(flow[name] for flow in flows) for name in ("entered", "left"))
+        for flow in flows:
+            work.reasons = dict(Counter(work.reasons) + Counter(flow["drops"]))
         work.hosts = _hosts(dataset, unit, statistics_of)
     if old is None or old.digests.get("validate") != unit.digests.get("validate"):
         quality = quality_of(dataset, unit)
@@ -125,21 +132,18 @@ def _manifests(dataset_url: str, unit: PublishedUnit) -> list[Manifest]:
     return found
 
 
-def _download_drops(unit: PublishedUnit) -> Counter[str]:
-    drops: Counter[str] = Counter()
-    for flow in unit.flows:
-        if flow["stage"] == "download":
-            drops.update(flow["drops"])
-    return drops
-
-
 def _hosts(
     dataset: Store, unit: PublishedUnit, statistics_of: Callable[[PublishedUnit], Statistics]
 ) -> dict[str, dict[str, int]]:
     fetched, failed = Counter(statistics_of(unit).count("host")), Counter[str]()
     entry = outcomes_of(unit)
     if entry is not None:
-        rows = pq.read_table(io.BytesIO(dataset.read(entry.path)), columns=["url_normalized", "drop_reason"])
+        try:
+            content = dataset.read(entry.path)
+        except FileNotFoundError:  # of a version that was withdrawn since
+            entry = None
+    if entry is not None:
+        rows = pq.read_table(io.BytesIO(content), columns=["url_normalized", "drop_reason"])
         for url, reason in zip(rows["url_normalized"].to_pylist(), rows["drop_reason"].to_pylist(), strict=True):
             host = url.split("/", 3)[2] if url else ""  # of what stands on a block list there is no URL
             (failed if reason in FAILED else fetched)[host] += 1

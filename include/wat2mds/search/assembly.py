@@ -102,8 +102,8 @@ def _encoded(vectors: Vectors, rows: Mapping[str, np.ndarray], modality: Modalit
             start += len(block)
 
 
-def _sorted(found: np.ndarray) -> np.ndarray:
-    found.sort(order=("f0", "f1"))
+def _sorted(pairs: np.ndarray) -> np.ndarray:
+    found = uids.in_order(pairs)
     twice = found[1:][found[1:] == found[:-1]]
     if len(twice):
         one = twice[0]

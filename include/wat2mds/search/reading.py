@@ -11,6 +11,7 @@ an index removes what no index of the dataset names any more: a withdrawn sample
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +65,13 @@ class SearchIndex:
             if not codes.count == len(self._uids) == record.count:
                 raise DataError(f"index {record.name} of version {record.version}: its {modality} part does not fit its uids")
 
-    def search(self, vectors: NDArray[np.float32], k: int, modality: Modality) -> list[list[Hit]]:
+    def search(
+        self, vectors: NDArray[np.float32], k: int, modality: Modality, among: Sequence[str] | None = None
+    ) -> list[list[Hit]]:
         """The ``k`` samples whose image or text is most like each vector [n, dim], the best first; fewer where there are fewer.
 
-        Vectors need not have norm 1; one of zeros finds nothing. Raises ConfigError for vectors of another length.
+        ``among``: only these uids, each of which is looked at, however far away; what the index does not hold is not found. Vectors need
+        not have norm 1; one of zeros finds nothing. Raises ConfigError for vectors of another length.
         """
         queries = normalized(vectors)
         if queries.shape[1] != self.record.dim:
@@ -76,7 +80,14 @@ class SearchIndex:
             )
         if k < 1 or not len(queries):
             return [[] for _ in queries]
-        scores, rows = self._codes[modality].search(queries, min(k, self.record.count), self.record.nprobe[modality])
+        codes = self._codes[modality]
+        if among is None:
+            scores, rows = codes.search(queries, min(k, self.record.count), self.record.nprobe[modality])
+        else:
+            wanted = self._places(among)
+            if not len(wanted):
+                return [[] for _ in queries]
+            scores, rows = codes.search_among(queries, min(k, len(wanted)), wanted, self._rows[modality][wanted])
         found = []
         for query, some_scores, some_rows in zip(queries, scores, rows, strict=True):
             there = some_rows >= 0 if query.any() else np.zeros(len(some_rows), bool)
@@ -100,19 +111,23 @@ class SearchIndex:
         return f"{int(pair['f0']):016x}{int(pair['f1']):016x}"
 
     def _row(self, uid: str) -> int | None:
-        try:
-            wanted = uids.of_bytes(bytes.fromhex(uid))
-        except ValueError:
-            return None
-        if len(wanted) != 1 or len(uid) != 32:
-            return None
-        first = np.searchsorted(self._uids["f0"], wanted["f0"][0])
-        for row in range(int(first), len(self._uids)):
-            if self._uids["f0"][row] != wanted["f0"][0]:
-                break
-            if self._uids["f1"][row] == wanted["f1"][0]:
-                return row
-        return None
+        found = self._places([uid])
+        return int(found[0]) if len(found) else None
+
+    def _places(self, wanted: Sequence[str]) -> NDArray[np.int64]:
+        """The rows of those uids that the index holds."""
+        pairs = uids.of_bytes(b"".join(map(_octets, wanted)))
+        found: NDArray[np.int64] = np.unique(uids.find(self._uids, pairs))
+        return found[found >= 0]
+
+
+def _octets(uid: str) -> bytes:
+    """A uid's 16 bytes; none of what is no uid."""
+    try:
+        found = bytes.fromhex(uid)
+    except ValueError:
+        return b""
+    return found if len(uid) == 32 and len(found) == 16 else b""
 
 
 def fetched(dataset: Store, record: IndexRecord) -> dict[str, Path]:

@@ -3,9 +3,10 @@
 In: a collection and a query. Out: ``Found``. Guaranteed: the same query gives the same samples, so that pages fit together; a
 sample is in the result once; memory is bounded by the largest pool. What does not belong here: HTTP.
 
-An index knows nothing of conditions. So a pool of the nearest is taken and filtered, and a larger one where that leaves too few;
-what is beyond the largest pool is not found, and the answer says so. Without text, image, embedding or uid the pool is all samples,
-by uid, which is a hash: any sample is as likely to come first.
+An index knows nothing of conditions. So a pool of the nearest is taken and filtered, and a larger one where that leaves too few. Where
+the largest does too, and the conditions hold for no more samples than it has, all of these are compared with the query, however far away
+they are. What is beyond the largest pool of a wider condition is not found, and the answer says so. Without text, image, embedding or
+uid the pool is all samples, by uid, which is a hash: any sample is as likely to come first.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def search(
 ) -> Found:
     """``limit`` samples from the ``offset``-th on."""
     pools = [size for size in POOLS if size < collection.rows.count] + [min(POOLS[-1], collection.rows.count)]
+    exact = None
     for size in pools:
         scores = _nearest(collection, query, vector, size)
         among = None if scores is None else list(scores)
@@ -113,9 +115,14 @@ def search(
         samples = _ordered(rows, scores, fold=query.fold)
         if len(samples) > offset + limit:
             break
-    considered = len(among) if among is not None else min(size, collection.rows.count)
-    # Without a vector the database itself finds what fits: the pool is full only where there may be more.
-    complete = size >= collection.rows.count or (among is None and len(rows) < size)
+    else:
+        exact = _selected(collection, query, vector, size) if vector is not None and size < collection.rows.count else None
+    if exact is not None:
+        samples, among, considered, complete = exact, None, collection.rows.count, True
+    else:
+        considered = len(among) if among is not None else min(size, collection.rows.count)
+        # Without a vector the database itself finds what fits: the pool is full only where there may be more.
+        complete = size >= collection.rows.count or (among is None and len(rows) < size)
     return Found(
         samples[offset : offset + limit],
         len(samples),
@@ -132,6 +139,16 @@ def _nearest(collection: Collection, query: Query, vector: NDArray[np.float32] |
         return None
     [hits] = collection.index.search(vector[np.newaxis, :], size, query.modality)
     return {hit.uid: hit.score for hit in hits if hit.uid != query.uid}
+
+
+def _selected(collection: Collection, query: Query, vector: NDArray[np.float32], most: int) -> list[Sample] | None:
+    """All samples for which the conditions hold, the nearest first; None where these are more than ``most``."""
+    if collection.rows.size(query.condition(), None, most + 1, fold=False) > most:
+        return None
+    rows = collection.rows.take(query.condition(), None, most)
+    [hits] = collection.index.search(vector[np.newaxis, :], most, query.modality, [row["uid"] for row in rows])
+    scores = {hit.uid: hit.score for hit in hits if hit.uid != query.uid}
+    return _ordered([row for row in rows if row["uid"] in scores], scores, fold=query.fold)
 
 
 def _ordered(rows: list[Row], scores: dict[str, float] | None, *, fold: bool) -> list[Sample]:

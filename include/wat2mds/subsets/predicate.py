@@ -33,7 +33,7 @@ _CLASSES = {
     "OPERATOR",
     "TYPE",
 }
-_MOST_CHARS = 50_000  # a thousand uids, as the search service saves them
+MOST_CHARS = 50_000  # a thousand uids, as the search service saves them
 # Enough for a million rows of text; ``repeat('x', 1e12)`` must not take the machine's.
 _MEMORY = "2GB"
 # LAION's names of columns that are called otherwise here. In SQL they would be ours in capitals, which mean the stored image.
@@ -97,8 +97,8 @@ def _taken(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 @lru_cache(100)
 def _checked(text: str) -> tuple[str, ...]:
     """The columns that the condition reads."""
-    if not text or len(text) > _MOST_CHARS:
-        raise ConfigError(f"a condition of {len(text):,} characters: write one of 1 to {_MOST_CHARS:,}, e.g. similarity > 0.3")
+    if not text or len(text) > MOST_CHARS:
+        raise ConfigError(f"a condition of {len(text):,} characters: write one of 1 to {MOST_CHARS:,}, e.g. similarity > 0.3")
     where = _parsed(text)
     columns: set[str] = set()
     for node in _nodes(where):

@@ -1,9 +1,13 @@
 """A subset's own MDS shards, by copying samples out of the dataset's: no download, nothing decoded or encoded.
 
 In: a subset's parts and its sorted uids. Out: shards ``mds/shards/<digest>.mds``, named by the samples that they hold. Guaranteed: each
-selected sample once, byte for byte as stored (its uid is compared with the metadata's); shards of an earlier version are used again where
-all their samples are still selected and come from the same units; a shard is read whole and checked by its hash where a quarter of it or
-more is wanted, else its samples by range. Memory: a few shards, and 33 bytes a selected sample. What does not belong here: which samples.
+selected sample once, byte for byte as stored; shards of an earlier version are used again where all their samples are still selected and
+come from the same units.
+
+A shard that is selected whole, and is not small, is copied as it is, compressed or not, by the store: on ``file:`` a hard link of what
+was checked by its hash, on ``s3:`` unread (its hashes stand in the new index too). Of any other the samples are copied, each one's uid
+compared with the metadata's; it is read whole and checked by its hash where a quarter of it or more is wanted, else its samples by range.
+Memory: a few shards, and 33 bytes a selected sample. What does not belong here: which samples.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import hashlib
 import json
 import logging
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +27,7 @@ import xxhash
 
 from wat2mds import mds_rows
 from wat2mds.errors import TransientError
+from wat2mds.gathering import write_pieces
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
 from wat2mds.store import Store, join
 from wat2mds.subsets import uids
@@ -35,6 +40,8 @@ SHARD_BYTES = 64 << 20  # streaming's own default
 _HASH = "xxh64"  # read at 10 GB/s; SHA-1 would be the largest part of the work
 # Of a shard's samples, from which on it costs less to read it whole.
 _WHOLE = 0.25
+# Of SHARD_BYTES: smaller ones are joined, since each shard costs its reader a request.
+_LARGE = 0.25
 _AHEAD = 3
 
 
@@ -44,7 +51,6 @@ class Resharded:
 
     shards: list[dict[str, Any]] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
-    copied: int = 0
 
 
 def reshard(dataset: Store, version: Version, name: str, parts: dict[str, Part], sorted_uids: Path) -> Resharded:
@@ -54,10 +60,14 @@ def reshard(dataset: Store, version: Version, name: str, parts: dict[str, Part],
     result = _kept(dataset, name, version, selected, done)
     kept = len(result.shards)
     packer = _Packer(dataset, f"{folder(name)}/mds", result)
-    for sample in _missing(dataset, version, parts, selected, done):
-        packer.add(sample)
+    for some in _missing(dataset, version, parts, selected, done):
+        if isinstance(some, _Whole):
+            packer.copy(some)
+        else:
+            packer.add(some)
     packer.flush()
-    log.info("subset %s: %d shards kept, %d written, %d samples copied", name, kept, len(result.shards) - kept, result.copied)
+    packed = len(result.shards) - kept - packer.copied
+    log.info("subset %s: %d shards kept, %d copied as they are, %d of single samples", name, kept, packer.copied, packed)
     return result
 
 
@@ -72,9 +82,21 @@ class _Sample:
 
     uid: str
     unit: str
-    data: memoryview
+    data: bytes | memoryview
     shard: dict[str, Any]
     header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A shard that is selected whole, with its uids in its order."""
+
+    uids: list[str]
+    unit: str
+    shard: dict[str, Any]
+
+
+_Rows = tuple[bytes, Sequence[bytes | memoryview]]
 
 
 class _Packer:
@@ -85,26 +107,30 @@ class _Packer:
         self._first: _Sample | None = None
         self._uids: list[str] = []
         self._units: set[str] = set()
-        self._shard = mds_rows.Joined(SHARD_BYTES)
+        self._pieces: list[bytes | memoryview] = []
+        self._size = 0
+        self.copied = 0
 
     def add(self, sample: _Sample) -> None:
-        full = self._shard.size + len(sample.data) > SHARD_BYTES or not self._shard.holds_one_more(sample.header)
+        full = self._size + len(sample.data) > SHARD_BYTES
         if self._first is not None and (full or sample.header != self._first.header):
             self.flush()
         self._first = self._first or sample
         self._uids.append(sample.uid)
         self._units.add(sample.unit)
-        self._shard.add(sample.data)
+        self._pieces.append(sample.data)
+        self._size += len(sample.data)
 
     def flush(self) -> None:
         if self._first is None:
             return
-        units, listed = sorted(self._units), bytes.fromhex("".join(self._uids))
-        name = hashlib.blake2b(json.dumps(units).encode() + listed, digest_size=16).hexdigest()
-        data = self._shard.shard(self._first.header)
-        self._dataset.write(f"{self._place}/shards/{name}.mds", data)
-        self._dataset.write(f"{self._place}/shards/{name}.uids", listed)
-        raw = {"basename": f"shards/{name}.mds", "bytes": len(data), "hashes": {_HASH: xxhash.xxh64(data).hexdigest()}}
+        name = self._named(sorted(self._units), self._uids)
+        head = mds_rows.head(self._first.header, [len(piece) for piece in self._pieces])
+        hashed = xxhash.xxh64(head)
+        for piece in self._pieces:
+            hashed.update(piece)
+        raw = {"basename": f"shards/{name}.mds", "bytes": len(head) + self._size, "hashes": {_HASH: hashed.hexdigest()}}
+        write_pieces(self._dataset, f"{self._place}/{raw['basename']}", [head, *self._pieces])
         own = {
             "raw_data": raw,
             "zip_data": None,
@@ -114,12 +140,44 @@ class _Packer:
             "size_limit": SHARD_BYTES,
         }
         self._result.shards.append(self._first.shard | own)
-        self._result.sources.append({"uids": f"{self._place}/shards/{name}.uids", "units": units})
-        self._result.copied += len(self._uids)
         self._first = None
         self._uids.clear()
         self._units.clear()
-        self._shard.clear()
+        self._pieces.clear()
+        self._size = 0
+
+    def copy(self, whole: _Whole) -> None:
+        """A shard as it is stored."""
+        name = self._named([whole.unit], whole.uids)
+        own: dict[str, Any] = {}
+        for kind in ("raw_data", "zip_data"):
+            if whole.shard[kind] is not None:
+                _, mds, compressed = whole.shard[kind]["basename"].rpartition("/")[2].partition(".mds")
+                own[kind] = whole.shard[kind] | {"basename": f"shards/{name}{mds}{compressed}"}
+        stored = _stored(whole.shard)
+        source, target = stored["basename"], f"{self._place}/{_stored(whole.shard | own)['basename']}"
+        try:
+            data = _checked(_view(self._dataset, source), stored) if self._dataset.local is not None else None
+            try:
+                self._dataset.copy(source, target)
+            except TransientError:  # such as a file system without hard links
+                self._dataset.write(target, data if data is not None else self._dataset.read(source))
+            if (size := self._dataset.head(target).size) != stored["bytes"]:
+                raise ValueError(f"{size} bytes, not the {stored['bytes']} of its index")
+        except FileNotFoundError as error:
+            raise _damaged(self._dataset, whole.shard, "is gone") from error
+        except ValueError as error:
+            raise _damaged(self._dataset, whole.shard, str(error)) from error
+        self._result.shards.append(whole.shard | own)
+        self.copied += 1
+
+    def _named(self, units: list[str], samples: list[str]) -> str:
+        """A shard's name; its list of uids is stored under it."""
+        listed = bytes.fromhex("".join(samples))
+        name = hashlib.blake2b(json.dumps(units).encode() + listed, digest_size=16).hexdigest()
+        self._dataset.write(f"{self._place}/shards/{name}.uids", listed)
+        self._result.sources.append({"uids": f"{self._place}/shards/{name}.uids", "units": units})
+        return name
 
 
 def _kept(dataset: Store, name: str, version: Version, selected: np.ndarray, done: np.ndarray) -> Resharded:
@@ -146,10 +204,10 @@ def _kept(dataset: Store, name: str, version: Version, selected: np.ndarray, don
 
 def _missing(
     dataset: Store, version: Version, parts: dict[str, Part], selected: np.ndarray, done: np.ndarray
-) -> Iterator[_Sample]:
+) -> Iterator[_Sample | _Whole]:
     """The selected samples that no shard holds yet, in the order of units, shards and rows; shards are read ahead."""
     entries: dict[str, dict[str, Any]] = {
-        shard["raw_data"]["basename"]: shard for shard in json.loads(read_index(dataset.url, version))["shards"]
+        str(_stored(shard)["basename"]): shard for shard in json.loads(read_index(dataset.url, version))["shards"]
     }
     last = (int(selected[-1]["f0"]), int(selected[-1]["f1"])) if len(selected) else None
 
@@ -167,8 +225,11 @@ def _missing(
                 yield part.unit.unit_name, entries[shard], numbers, found
 
     with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting: list[tuple[str, dict[str, Any], list[str], Future[tuple[bytes, list[memoryview]]]]] = []
+        waiting: list[tuple[str, dict[str, Any], list[str], Future[_Rows]]] = []
         for unit, shard, numbers, found in wanted():
+            if len(numbers) == shard["samples"] and _stored(shard)["bytes"] >= _LARGE * SHARD_BYTES:
+                yield _Whole(found, unit, shard)
+                continue
             waiting.append((unit, shard, found, pool.submit(_read, dataset, shard, numbers)))
             if len(waiting) > _AHEAD:
                 yield from _samples(dataset, *waiting.pop(0))
@@ -176,9 +237,7 @@ def _missing(
             yield from _samples(dataset, *entry)
 
 
-def _samples(
-    dataset: Store, unit: str, shard: dict[str, Any], wanted: list[str], reading: Future[tuple[bytes, list[memoryview]]]
-) -> Iterator[_Sample]:
+def _samples(dataset: Store, unit: str, shard: dict[str, Any], wanted: list[str], reading: Future[_Rows]) -> Iterator[_Sample]:
     header, found = reading.result()
     layout = mds_rows.Layout(shard)
     for uid, data in zip(wanted, found, strict=True):
@@ -191,19 +250,22 @@ def _samples(
         yield _Sample(uid, unit, data, shard, header)
 
 
-def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> tuple[bytes, list[memoryview]]:
-    """A shard's header, and some of its samples, ascending."""
-    name = str((shard["zip_data"] or shard["raw_data"])["basename"])
+def _read(dataset: Store, shard: dict[str, Any], rows: list[int]) -> _Rows:
+    """A shard's header, and some of its samples, ascending: of a local file as views of it, which take no memory until they are read."""
+    name = str(_stored(shard)["basename"])
     start = mds_rows.head_bytes(shard["samples"])
     try:
-        if shard["zip_data"] is not None or len(rows) >= _WHOLE * shard["samples"]:
-            raw = _whole(dataset, shard, name)
+        whole = shard["zip_data"] is not None or len(rows) >= _WHOLE * shard["samples"]
+        if whole or dataset.local is not None:
+            raw = _whole(dataset, shard, name) if whole else _view(dataset, name)
             offsets = mds_rows.bounds(raw, shard)
-            return bytes(raw[start : offsets[0]]), [raw[offsets[row] : offsets[row + 1]] for row in rows]
+            views = [raw[offsets[row] : offsets[row + 1]] for row in rows]
+            # Of memory of its own the whole shard would stay as long as one of its samples.
+            return bytes(raw[start : offsets[0]]), views if isinstance(raw.obj, mmap.mmap) else [bytes(view) for view in views]
         [head] = dataset.read_ranges(name, [(0, start)])
         offsets = mds_rows.bounds(head, shard)
         header, *found = dataset.read_ranges(name, [(start, offsets[0]), *((offsets[row], offsets[row + 1]) for row in rows)])
-        return header, [memoryview(data) for data in found]
+        return header, found
     except (ValueError, IndexError) as error:
         raise _damaged(dataset, shard, str(error)) from error
     except FileNotFoundError as error:
@@ -214,12 +276,21 @@ def _whole(dataset: Store, shard: dict[str, Any], name: str) -> memoryview:
     """A shard's uncompressed bytes, as their hashes have them; the cheapest hash is asked where there are several."""
     stored = _view(dataset, name)
     if shard["zip_data"] is None:
-        return _checked(stored, shard["raw_data"])
+        _checked(stored, shard["raw_data"])
+        if isinstance(stored.obj, mmap.mmap):
+            stored.obj.madvise(mmap.MADV_DONTNEED)  # what the check brought in; the samples come by themselves
+        return stored
     declare_torchvision_ops()
     from streaming.base.compression import decompress
 
     packed = bytes(_checked(stored, shard["zip_data"]))
     return _checked(memoryview(decompress(shard["compression"], packed)), shard["raw_data"])
+
+
+def _stored(shard: dict[str, Any]) -> dict[str, Any]:
+    """What an index says of the file that is stored: the compressed one where there is one."""
+    found: dict[str, Any] = shard["zip_data"] or shard["raw_data"]
+    return found
 
 
 def _view(dataset: Store, name: str) -> memoryview:

@@ -181,3 +181,37 @@ def test_the_type_follows_from_count_and_memory(count, dim, memory, wanted):
 def test_what_fits_nowhere_is_refused():
     with pytest.raises(ConfigError, match="do not fit"):
         index_types.choose(10**9, 512, 10**9)
+
+
+@pytest.mark.parametrize("index_type", TYPES)
+def test_some_rows_are_searched_wherever_they_stand(index_type, tmp_path):
+    held = made(range(6), tmp_path / "all", index_type)
+    codes = Codes.mapped(held.files["image"])
+    queries = drawn(3)["image"][:5]
+    scores, rows = codes.search(queries, codes.count, codes.lists)
+    few = np.sort(np.random.default_rng(5).choice(codes.count, 40, replace=False))
+    some_scores, some_rows = codes.search_among(queries, 40, few, held.places["image"][few])
+    for query in range(len(queries)):
+        expected = np.isin(rows[query], few)
+        assert some_rows[query].tolist() == rows[query][expected].tolist()
+        assert some_scores[query] == pytest.approx(scores[query][expected], abs=1e-5)
+
+
+def test_an_index_of_which_most_lists_are_empty(tmp_path):
+    """faiss writes the sizes of such lists in another way; it grows like any other."""
+    sample = normalized(np.eye(8, DIM))
+    nothing = np.empty(0, np.int64)
+    fill(Codes(train(sample, "IVF8,SQfp16")), None, nothing, [(np.arange(2), sample[:2])], 2, tmp_path / "two")
+    own = train(sample, "IVF8,SQfp16")
+    own.add(sample[:2])
+    faiss.write_index(own, str(tmp_path / "faiss"))
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "faiss").read_bytes()
+    two = Codes.mapped(tmp_path / "two")
+    assert two.search(sample[:2], 1, 8)[1].tolist() == [[0], [1]]
+    fill(Codes.mapped(tmp_path / "two"), two, np.array([0, 2]), [(np.array([3, 1]), sample[[3, 2]])], 4, tmp_path / "four")
+    own = train(sample, "IVF8,SQfp16")
+    own.add(sample[[0, 2, 1, 3]])
+    faiss.write_index(own, str(tmp_path / "faiss"))
+    assert (tmp_path / "four").read_bytes() == (tmp_path / "faiss").read_bytes()
+    fill(Codes.mapped(tmp_path / "two"), two, np.array([-1, -1]), [], 0, tmp_path / "none")
+    assert Codes.mapped(tmp_path / "none").count == 0

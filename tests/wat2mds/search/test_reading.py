@@ -108,3 +108,19 @@ def test_a_damaged_index_is_found(anywhere):
 def test_vectors_that_are_none_become_zeros():
     given = np.array([[3, 4], [0, 0], [np.nan, 1], [np.inf, 1]], np.float16)
     assert normalized(given).tolist() == [pytest.approx([0.6, 0.8]), [0, 0], [0, 0], [0, 0]]
+
+
+def test_a_search_among_some(tmp_path):
+    url = f"{tmp_path.as_uri()}/datasets/small"
+    bring(url, "00000", 40)
+    build(url, "small")
+    uids, vectors = stored_vectors(url)
+    index = open_index(url)
+    [every] = index.search(vectors["image"][:1], 100, "image")
+    far = [hit.uid for hit in every[-3:]]
+    [found] = index.search(vectors["image"][:1], 100, "image", [far[2], "0" * 32, "rubbish", far[0], far[1], far[0]])
+    assert [hit.uid for hit in found] == far
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in every[-3:]], abs=1e-5)
+    assert index.search(vectors["image"][:2], 100, "image", ["f" * 32]) == [[], []]
+    assert index.search(vectors["image"][:2], 100, "image", []) == [[], []]
+    assert {hit.uid for hit in every} == set(uids)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.wat2mds.serve.conftest import LICENSES, Served
+from wat2mds.serve import queries
 
 
 def get(client: httpx.Client, **query: object) -> dict:
@@ -147,3 +148,29 @@ def test_about(client: httpx.Client) -> None:
     about = client.get("/api/about").json()
     assert about["dataset"] == "drawn"
     assert [(one["name"], one["clip_model"]) for one in about["indices"]] == [("small", "wat2mds-tiny")]
+
+
+def test_the_few_that_fit_are_found_wherever_they_are(
+    client: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pools of five and ten of a few hundred samples: conditions that hold for a handful, none of them near."""
+    asked = {"text": "red circle", "modality": "image", "unsafe": True, "fold": False}
+    everyone = everything(client, **asked)
+    monkeypatch.setattr(queries, "POOLS", (5, 10))
+    near = {one["uid"] for one in get(client, **asked, page_size=100)["samples"]}
+    assert len(near) == 10
+    least = sorted(
+        (one["aesthetic"] for one in everyone if one["uid"] not in near and one["aesthetic"] is not None), reverse=True
+    )[2]
+    wanted = [one for one in everyone if one["aesthetic"] is not None and one["aesthetic"] >= least]
+    assert 3 <= len(wanted) <= 10
+    answer = get(client, **asked, min_aesthetic=least, page_size=100)
+    assert [one["uid"] for one in answer["samples"]] == [one["uid"] for one in wanted], "the nearest first"
+    assert [one["score"] for one in answer["samples"]] == pytest.approx([one["score"] for one in wanted], abs=1e-5)
+    assert (answer["complete"], answer["total"], answer["considered"]) == (True, len(wanted), len(everyone))
+    # Like one of them: itself is not among what is found.
+    like = get(client, uid=wanted[0]["uid"], unsafe=True, fold=False, min_aesthetic=least)
+    assert {one["uid"] for one in like["samples"]} == {one["uid"] for one in wanted[1:]}
+    # Of a condition that holds for more than a pool there is only what is near, and the answer says so.
+    wide = get(client, **asked, min_similarity=-1)
+    assert (wide["complete"], wide["considered"]) == (False, 10)

@@ -3,6 +3,7 @@ new WAT files; nothing is half there."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from wat2mds.reading import open_dataset, open_subset
 from wat2mds.settings import Settings
 from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Layout, Store
-from wat2mds.subsets import Definition
+from wat2mds.subsets import Definition, reshard
 from wat2mds.subsets.definition import preset, presets
 from wat2mds.versions import open_table, read_version
 
@@ -294,3 +295,35 @@ def test_the_commands(dataset, capsys, caplog):
     assert "Columns: uid, laion_hash" in caplog.text, "the error names the columns that exist"
     said(["subset", "build", "french", "--preset", "en", "--where", "true", *place], 78)
     said(["subset", "build", "french", *place], 78)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd:1"])
+def test_shards_that_are_selected_whole_are_copied_as_they_are(compression, tmp_path, monkeypatch):
+    """All but what is small; of a dataset whose shards are compressed, compressed."""
+    monkeypatch.setattr(reshard, "SHARD_BYTES", 1 << 16)
+    settings = Settings.model_validate({"convert": {"shard_bytes": 1 << 16, "compression": compression}})
+    url = Layout((tmp_path / "root").as_uri(), "whole").dataset
+    bring(url, "00000", 60, settings=settings)
+    store = Store(url)
+    stored = {hashlib.sha256(store.read(entry.path)).hexdigest(): entry.path for entry in store.walk("shards")}
+    built = subsets.build(url, "all", Definition("true"), mds=True)
+    check(url, built, table_rows(url), tmp_path / "all")
+    made = {entry.path for entry in store.walk("subsets/all/mds/shards") if not entry.path.endswith(".uids")}
+    as_they_are = {path for path in made if hashlib.sha256(store.read(path)).hexdigest() in stored}
+    assert as_they_are
+    assert all(path.endswith(".mds.zstd" if compression else ".mds") for path in as_they_are)
+    assert compression or all((store.local / path).stat().st_nlink == 2 for path in as_they_are)
+    # A shard that loses one sample is no longer copied, whatever it was before.
+    some = subsets.build(url, "some", Definition("original_height % 7 <> 0"), mds=True)
+    check(url, some, [row for row in table_rows(url) if row["original_height"] % 7], tmp_path / "some")
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refused(self: Store, path: str, to: str) -> None:
+        raise TransientError("no links here")
+
+    url = Layout((tmp_path / "root").as_uri(), "links").dataset
+    bring(url, "00000", 60)
+    monkeypatch.setattr(reshard, "SHARD_BYTES", 1 << 16)
+    monkeypatch.setattr(Store, "copy", refused)
+    check(url, subsets.build(url, "all", Definition("true"), mds=True), table_rows(url), tmp_path)
