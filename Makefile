@@ -11,7 +11,7 @@ FIND_LINKS := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*fin
 export UV_FIND_LINKS ?= $(FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test train-check lint bench lock env clean
+.PHONY: help demo test test-faults train-check lint bench lock env clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -20,6 +20,9 @@ demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airf
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in a dozen ways (half an hour); needs Debian's postgresql and redis-server
+	FAULTS=all $(BIN)/python -m pytest tests/dags/test_faults_live.py $(PYTEST_ARGS)
 
 train-check: $(STAMP) ## train a small CLIP on the demo world's filtered pairs, unfiltered ones and shuffled captions; compare them
 	$(BIN)/wat2mds train-check --demo .wat2mds/train-check
@@ -31,13 +34,14 @@ lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, convert beside streaming's LAION converter, filter beside clip-retrieval, language beside fastText, subsets beside converting anew, a kNN index of a million vectors (20 minutes on two idle cores), training on filtered beside unfiltered pairs, on the real data of ../shared
+bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, convert beside streaming's LAION converter, filter beside clip-retrieval, language beside fastText, subsets beside converting anew, a takedown's list against published rows, a kNN index of a million vectors (20 minutes on two idle cores), training on filtered beside unfiltered pairs, on the real data of ../shared
 	$(BIN)/python -m tests.benchmarks.extract
 	$(BIN)/python -m tests.benchmarks.download
 	$(BIN)/python -m tests.benchmarks.convert
 	$(BIN)/python -m tests.benchmarks.clip
 	$(BIN)/python -m tests.benchmarks.language
 	$(BIN)/python -m tests.benchmarks.subsets
+	$(BIN)/python -m tests.benchmarks.takedown
 	$(BIN)/python -m tests.benchmarks.search_index
 	$(BIN)/python -m tests.benchmarks.train_check
 

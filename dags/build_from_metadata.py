@@ -32,6 +32,7 @@ from airflow.sdk import chain, dag
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_form import IMPORT_PARAMS, import_plan_arguments, report_arguments
 from wat2mds_group import DEFAULT_ARGS, GATHER, PUBLISHED, WAT_FILE, build_wat_file
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 
 
@@ -41,6 +42,8 @@ from wat2mds_operator import StageOperator
     max_active_tasks=64,  # pools are the limit
     params=IMPORT_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["build", "import"],
 )

@@ -34,6 +34,7 @@ from airflow.sdk import dag
 
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_group import DEFAULT_ARGS, PUBLISHED
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 from wat2mds_search_form import SEARCH_PARAMS, index_arguments
 
@@ -45,6 +46,8 @@ from wat2mds_search_form import SEARCH_PARAMS, index_arguments
     max_active_runs=1,  # two at once would build the same index
     params=SEARCH_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["search"],
 )

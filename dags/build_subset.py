@@ -34,6 +34,7 @@ from airflow.sdk import chain, dag
 
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_group import DEFAULT_ARGS, PUBLISHED
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 from wat2mds_subset_form import SUBSET_PARAMS, check_arguments, subset_arguments
 
@@ -45,6 +46,8 @@ from wat2mds_subset_form import SUBSET_PARAMS, check_arguments, subset_arguments
     max_active_runs=1,  # two at once would copy the same samples
     params=SUBSET_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["subset"],
 )

@@ -42,6 +42,7 @@ from wat2mds_maintain import (
     uploads_arguments,
     work_arguments,
 )
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 
 
@@ -52,6 +53,8 @@ from wat2mds_operator import StageOperator
     max_active_runs=1,
     params=MAINTAIN_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["maintenance"],
 )

@@ -32,6 +32,7 @@ from airflow.sdk import dag
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_form import REFRESH_PARAMS, refresh_arguments
 from wat2mds_group import DEFAULT_ARGS
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 
 
@@ -42,6 +43,8 @@ from wat2mds_operator import StageOperator
     max_active_runs=1,
     params=REFRESH_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["snapshots", "common-crawl"],
 )

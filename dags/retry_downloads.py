@@ -36,6 +36,7 @@ from airflow.sdk import chain, dag
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_form import RETRY_PARAMS, report_arguments, retry_plan_arguments
 from wat2mds_group import DEFAULT_ARGS, GATHER, PUBLISHED, WAT_FILE, build_wat_file
+from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 
 
@@ -47,6 +48,8 @@ from wat2mds_operator import StageOperator
     max_active_tasks=64,  # pools are the limit
     params=RETRY_PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     doc_md=__doc__,
     tags=["build", "retry"],
 )

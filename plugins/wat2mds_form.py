@@ -220,7 +220,7 @@ def retry_plan_arguments(context: Context) -> list[str]:
     params = context["params"]
     options = [f"--dataset={params['dataset']}"] if params["dataset"] is not None else []
     options += ["--early"] if params["early"] else []
-    return ["plan-retries", *options, *_settings(params, {name: SETTINGS[name] for name in ("processes", "threads")})]
+    return ["plan-retries", *options, *set_options(params, {name: SETTINGS[name] for name in ("processes", "threads")})]
 
 
 def import_plan_arguments(context: Context) -> list[str]:
@@ -228,7 +228,7 @@ def import_plan_arguments(context: Context) -> list[str]:
     params = context["params"]
     chosen = {name: params[name] for name in ("name", "numbers", "dataset", "profile")}
     options = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
-    return ["plan-import", *options, *_settings(params, IMPORT_SETTINGS), "--", *params["files"].split()]
+    return ["plan-import", *options, *set_options(params, IMPORT_SETTINGS), "--", *params["files"].split()]
 
 
 def plan_arguments(context: Context) -> list[str]:
@@ -239,10 +239,10 @@ def plan_arguments(context: Context) -> list[str]:
         chosen = {"partition_key": key}
     chosen |= {name: params[name] for name in ("dataset", "profile")}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None]
-    return ["plan", *options, *_settings(params, SETTINGS)]
+    return ["plan", *options, *set_options(params, SETTINGS)]
 
 
-def _settings(params: Any, settings: Mapping[str, tuple[str, ...]]) -> list[str]:
+def set_options(params: Any, settings: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The fields that are filled in, as ``--set`` options; what the form has no field for, as it was written."""
     found = [f"--set={key}={params[name]}" for name, keys in settings.items() if params[name] is not None for key in keys]
     further = (params.get("settings") or "").splitlines()

@@ -29,6 +29,8 @@ DEFAULT_ARGS = {
     "max_retry_delay": timedelta(minutes=10),
     "execution_timeout": timedelta(hours=2),
     "pool": "default_pool",
+    # Celery's queues, for workers of their own: one with bandwidth and disk, one with a GPU. The LocalExecutor has none.
+    "queue": "default",
 }
 
 
@@ -36,9 +38,16 @@ DEFAULT_ARGS = {
 def build_wat_file(unit: Any) -> None:
     """One WAT file, depth first: what is further along goes first, which bounds the images on disk."""
     download = StageOperator(
-        task_id="download", stage="download", units=unit, pool="downloads", execution_timeout=timedelta(hours=12)
+        task_id="download",
+        stage="download",
+        units=unit,
+        pool="downloads",
+        queue="download",
+        execution_timeout=timedelta(hours=12),
     )
-    score = StageOperator(task_id="filter", stage="filter", units=unit, pool="scoring", execution_timeout=timedelta(hours=12))
+    score = StageOperator(
+        task_id="filter", stage="filter", units=unit, pool="scoring", queue="gpu", execution_timeout=timedelta(hours=12)
+    )
     validate = StageOperator(task_id="validate", stage="validate", units=unit)
     convert = StageOperator(task_id="convert", stage="convert", units=unit)
     upload = StageOperator(task_id="upload", stage="upload", units=unit)

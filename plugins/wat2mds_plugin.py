@@ -1,4 +1,4 @@
-"""What Airflow itself loads: the batch timetable, the dashboard and the report pages.
+"""What Airflow itself loads: the batch timetable, the dashboard, the report pages, and the checks of forms.
 
 The stage operator needs no registration; DAG files import it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from airflow.plugins_manager import AirflowPlugin
 
 from wat2mds_dashboard import PREFIX, VIEW
+from wat2mds_form_checks import FormChecks
 from wat2mds_reports import ReportPages
 from wat2mds_timetable import BatchTimetable
 
@@ -16,4 +17,5 @@ class Wat2MdsPlugin(AirflowPlugin):
     name = "wat2mds"
     timetables = [BatchTimetable]
     fastapi_apps = [{"app": ReportPages(), "url_prefix": PREFIX, "name": "wat2mds"}]
+    fastapi_root_middlewares = [{"middleware": FormChecks, "name": "wat2mds form checks"}]
     external_views = [VIEW]

@@ -75,9 +75,17 @@ def links_of(stage: str) -> tuple[BaseOperatorLink, ...]:
     return (*([ManifestLink()] if of_one_file else []), *([QualityReport()] if stage == "validate" else []))
 
 
+def run_address(dag_id: str, run_id: str) -> str:
+    """Where a run is looked at in Airflow's UI."""
+    return f"{_base()}/dags/{dag_id}/runs/{quote(run_id)}"
+
+
 def _address(kind: str, dataset_url: str, path: str) -> str:
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{base}{PREFIX}/{kind}/{split(dataset_url)[1]}/{quote(path)}"
+    return f"{_base()}{PREFIX}/{kind}/{split(dataset_url)[1]}/{quote(path)}"
+
+
+def _base() -> str:
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
 def read_manifest_of(root: str, dataset: str, path: str) -> bytes | None:

@@ -15,7 +15,7 @@ DAG_FILES, PLUGIN_FILES = sorted((ROOT / "dags").glob("**/*.py")), sorted((ROOT 
 PACKAGE_FILES = sorted(PACKAGE.glob("**/*.py"))
 
 # What lies beside the core in the package: a folder of its own, with libraries of its own.
-BESIDE_CORE = {"cli", "dashboard", "deploy", "models", "search", "serve", "stages", "subsets", "training", "world"}
+BESIDE_CORE = {"cli", "dashboard", "deploy", "models", "search", "serve", "stages", "subsets", "takedown", "training", "world"}
 CORE_LIBRARIES = {"pydantic", "httpx", "fsspec", "obstore", "pyarrow", "deltalake", "idna", "mmh3", "rich", "boto3", "botocore"}
 # The reader's side of a published dataset: no stage, and loaded by nobody else in core.
 READERS = {PACKAGE / "reading.py": ({"models"}, {"streaming"})}

@@ -62,6 +62,7 @@ class DropReason(StrEnum):
     DUPLICATE_IN_WAT = "duplicate_in_wat", "dedup", "the same uid stands earlier in the same WAT file"
     DUPLICATE_IN_BATCH = "duplicate_in_batch", "dedup", "an earlier WAT file of the same batch holds the uid"
     DUPLICATE_IN_DATASET = "duplicate_in_dataset", "dedup", "the ledger holds the uid for another WAT file"
+    TAKEN_DOWN = "taken_down", "dedup", "a takedown lists its uid, URL, domain or page: it is not asked for"
     # download: pairs that give no image
     DNS = "dns", "download", "the host name does not exist", _PERMANENT
     DNS_UNANSWERED = "dns_unanswered", "download", "no name server told in time whether the host name exists", _TRANSIENT
@@ -105,6 +106,7 @@ class DropReason(StrEnum):
     DECODE_CRASH = "decode_crash", "download", "the decoder crashed on the image, or was killed", _PERMANENT
     # filter: samples
     BLOCKED = "blocked", "filter", "on one of filter.block_lists; its image was deleted"
+    TAKEN_DOWN_IMAGE = "taken_down_image", "filter", "a takedown lists it, by the hash of its image too; its image was deleted"
     PLACEHOLDER = "placeholder", "filter", "the same bytes under more than filter.placeholder_urls URLs of the WAT file"
     LOW_SIMILARITY = "low_similarity", "filter", "CLIP similarity below the profile's threshold"
     LANGUAGE = "language", "filter", "language not among filter.languages"
@@ -124,8 +126,14 @@ class DropReason(StrEnum):
         "filter",
         "looks like a better image of the WAT file, or like a published one (filter.near_duplicates)",
     )
+    # upload: samples that were published
+    WITHDRAWN = "withdrawn", "upload", "taken down after it was built: in no version that stands"
 
     @classmethod
     def of_stage(cls, stage: str) -> list[DropReason]:
         """The reasons that arise in one stage, in the order in which they are tested."""
         return [reason for reason in cls if reason.stage == stage]
+
+
+# Filter deletes the images of these from download's tables, and keeps of them uid, place and reason.
+IMAGE_DELETED = (DropReason.BLOCKED, DropReason.TAKEN_DOWN_IMAGE)

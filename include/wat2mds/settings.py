@@ -116,6 +116,11 @@ class Deployment(BaseModel):
     maintain_removes: bool = Field(
         False, description="whether the weekly runs of the DAG maintain remove what they find; false: they list it"
     )
+    run_deadline_hours: float = Field(
+        24,
+        gt=0,
+        description="hours from its queueing after which people are told of a run that has not ended (connection wat2mds_notify)",
+    )
     store_timeout: float = Field(120, gt=0, description="seconds for one request to an object store, its answer included")
     store_retries: int = Field(
         10, ge=0, description="further tries of a request that an object store failed (5xx, SlowDown, reset)"

@@ -51,6 +51,7 @@ class PublishedUnit:
     ``since``: the first version that held the WAT file, whatever was in it then. ``retriable``: pairs that failed transiently,
     ``retriable_uids`` the digest of their uids, ``retriable_until`` when the last of them was asked for (ISO 8601, UTC). A retry of such
     failures is a unit beside its WAT file's, named ``00017-r1``; ``retry_of`` is the digest of the uids that it asked for.
+    ``built``: of a unit that lost samples to a takedown, the name that it was built under.
     """
 
     unit_name: str
@@ -72,6 +73,7 @@ class PublishedUnit:
     retriable_uids: str = ""
     retriable_until: str = ""
     retry_of: str = ""
+    built: str = ""
 
     @property
     def key(self) -> str:
@@ -183,6 +185,11 @@ class Units(Mapping[str, PublishedUnit]):
         if hashlib.sha256(content).hexdigest() != stored.sha256:
             raise DataError(f"{where} is not what the version records: it was damaged")
         return {unit.key: unit for unit in map(_unit, json.loads(content))}
+
+
+def unit_folders(objects: Iterable[StoredObject]) -> list[str]:
+    """Folders that hold these objects: mostly of one unit's name; one that lost samples shares shards with what it was before."""
+    return sorted({"/".join(entry.path.split("/")[:2]) for entry in objects})
 
 
 def unit_key(snapshot: str, segment: str, wat_file: str) -> str:

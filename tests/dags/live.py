@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Live:
     root: str
     on_request: list[Hook] = field(default_factory=list)
     refreshed: list[dict[str, Any]] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)  # messages to people, as they came
 
     def refresh(self, run_id: str) -> None:
         """The end of one run of refresh_snapshots, and its result."""
@@ -76,6 +77,15 @@ class Live:
                 log = self.client.log(dag_id, run_id, task["task_id"], map_index=task["map_index"], try_number=task["try_number"])
                 return f"{task['task_id']} failed:\n" + "\n".join(log.splitlines()[-40:])
         return "no task failed"
+
+    def message(self, title: str, run_id: str) -> dict[str, Any]:
+        """What people were told of a run under this title; Airflow's processes that send messages run beside the scheduler."""
+        deadline = time.monotonic() + 120
+        while not (found := [told for told in self.told if told["title"] == title and run_id in told["message"]]):
+            self.airflow.check()
+            assert time.monotonic() < deadline, f"nobody was told of {run_id}, but: {[told['title'] for told in self.told]}"
+            time.sleep(0.5)
+        return found[0]
 
     def report(self, dataset: str, batch: str) -> dict[str, Any]:
         found: dict[str, Any] = Store(self.layout(dataset).reports).read_json(f"{batch}.json")
@@ -146,11 +156,12 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 return made
         return everything(host, target)
 
-    with Origin(answer) as origin, served(world.crawl) as common_crawl:
+    with Origin(answer) as origin, served(world.crawl) as common_crawl, webhook() as (address, told):
         settings = {
             "WAT2MDS_SOURCE": common_crawl,
             "WAT2MDS_COLLINFO": f"{common_crawl}/collinfo.json",
             "WAT2MDS_SNAPSHOT_SEGMENTS": "1",
+            "AIRFLOW_CONN_WAT2MDS_NOTIFY": json.dumps({"conn_type": "generic", "password": f"nobody://here {address}"}),
             "WAT2MDS_DATASET": "demo",
             "WAT2MDS_PROFILE": "demo",
             "WAT2MDS_SCHEDULE_FROM": read_collinfo(str(world.collinfo))[NEWER][0].isoformat(),
@@ -163,7 +174,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         }
         with Launcher(base / "home", root, dags=DAGS, plugins=PLUGINS, settings=settings) as airflow, airflow.client() as client:
             client.wait_for_dag(DAG)
-            live = Live(airflow, client, world, root, hooks)
+            live = Live(airflow, client, world, root, hooks, told=told)
             client.wait_for_dag(REFRESH_DAG)
             client.set_paused(REFRESH_DAG, False)
             while not (runs := client.runs(REFRESH_DAG)):  # today's
@@ -173,6 +184,27 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             hidden.rename(listing)
             live.refresh(client.trigger(REFRESH_DAG))
             yield live
+
+
+@contextlib.contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A web hook for messages to people: its address as Apprise writes it, and what it was sent."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"json://127.0.0.1:{server.server_address[1]}/a-token", told
+    server.shutdown()
+    server.server_close()
 
 
 @contextlib.contextmanager

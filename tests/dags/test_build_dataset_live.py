@@ -159,6 +159,9 @@ def test_a_wat_file_that_is_missing_makes_the_run_red_and_holds_nobody_back(live
     assert [name.rpartition(".")[2] for name in version.missing] == ["00001"]
     report_log = live.client.log(DAG, run_id, "report")
     assert "1 of 2 WAT files are not published" in report_log
+    message = live.message("build_dataset failed", run_id)
+    assert f"{live.airflow.url}/dags/{DAG}/runs/" in message["message"]
+    assert message["type"] == "failure"
 
 
 @pytest.mark.shared

@@ -17,10 +17,13 @@ from wat2mds.settings import profile_names, setting_keys
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds_form import IMPORT_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS
 from wat2mds_maintain import MAINTAIN_PARAMS
+from wat2mds_notify import deadline, run_failed
 from wat2mds_search_form import SEARCH_PARAMS
 from wat2mds_subset_form import SUBSET_PARAMS
+from wat2mds_takedown_form import TAKEDOWN_PARAMS
 
 DAG_IDS = {
+    "apply_takedowns",
     "build_dataset",
     "build_from_metadata",
     "build_search_index",
@@ -29,7 +32,7 @@ DAG_IDS = {
     "refresh_snapshots",
     "retry_downloads",
 }
-FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SEARCH_PARAMS, SUBSET_PARAMS)
+FORMS = (IMPORT_PARAMS, MAINTAIN_PARAMS, PARAMS, REFRESH_PARAMS, RETRY_PARAMS, SEARCH_PARAMS, SUBSET_PARAMS, TAKEDOWN_PARAMS)
 POOLS = {"default_pool", "downloads", "scoring"}  # made by wat2mds.deploy.launcher
 HEAVY = ["numpy", "pyarrow", "pandas", "torch", "img2dataset", "great_expectations", "streaming", "deltalake", "boto3"]
 
@@ -68,6 +71,11 @@ def test_importing_a_dag_file_loads_nothing_heavy(file):
     assert done.returncode == 0, done.stderr
     loaded = done.stdout.splitlines()[-1]
     assert loaded == "[]", f"{file.name} loads {loaded} each time it is parsed: import inside the task, or in the stage's program"
+
+
+def test_people_are_told_of_its_runs(dag):
+    assert dag.on_failure_callback is run_failed
+    assert dag.deadline == [deadline()]
 
 
 def test_it_says_what_it_is(dag):

@@ -57,6 +57,9 @@ def test_it_comes_up_names_batches_and_leaves_nothing(tmp_path):
             client.trigger("build_dataset", partition_key="CC-MAIN-2023-50.1700679099281.0.b07")
         with pytest.raises(ConfigError, match="image_size"):
             client.trigger("build_dataset", {"image_size": 1})
+        with pytest.raises(ConfigError, match="empty the field Batch"):
+            client.trigger("build_dataset", {"batch": keys(snapshot)[0], "wat_files": "3"})
+        assert client.runs("build_dataset") == [], "none of these has begun a run"
 
         listening = set().union(*(listening_addresses(pid) for pid in descendants() - before))
         assert listening == {"127.0.0.1"}, "nobody else on the network may reach it"

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _url(root: str | None, dataset: str | None) -> str:
+def dataset_url(root: str | None, dataset: str | None) -> str:
     """The dataset's folder. Raises ConfigError for a URL that is none."""
     if dataset is not None and "/" in dataset:
         return Layout.of(dataset).dataset
@@ -45,7 +45,7 @@ def list_versions(dataset: Named = None, root: Root = None) -> None:
     """List a dataset's versions, withdrawn ones too."""
     from wat2mds.versions import read_record, version_numbers, withdrawal_of
 
-    url = _url(root, dataset)
+    url = dataset_url(root, dataset)
     found = [(read_record(url, number), withdrawal_of(url, number)) for number in version_numbers(url)]
     for version, withdrawal in found:
         counts = f"{version.samples:,} samples, {len(version.units)} WAT files"
@@ -72,7 +72,7 @@ def open_version(
     from wat2mds.store import Store
     from wat2mds.versions import read_version
 
-    url = _url(root, dataset)
+    url = dataset_url(root, dataset)
     record = read_version(url, version)
     folder = seed_cache(url, record, local)
     store = Store(url)
@@ -98,16 +98,39 @@ def withdraw_versions(
 
     if (version is None) == (keep_last is None):
         raise ConfigError("say which versions: either --version N, once or more, or --keep-last N")
-    url = _url(root, dataset)
+    url = dataset_url(root, dataset)
     numbers = version if version is not None else standing_numbers(url)[: -(keep_last or 1)]
     emit({"dataset": url, "withdrawn": [asdict(found) for found in withdraw(url, numbers, reason)]})
 
 
-def verify(dataset: Named = None, version: Number = None, root: Root = None) -> None:
-    """Read a published version back and compare it with its record: every shard, row and hash, index and table; exit 65 if not sound."""
+def verify(
+    dataset: Named = None,
+    version: Number = None,
+    absent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--absent",
+            help="A list, as takedown takes it: search every object for its entries instead; may be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="With --absent: what the entries of a text list are (takedown --help).")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Read a published version back and compare it with its record: every shard, row and hash, index and table; exit 65 if not sound.
+
+    With --absent: prove that nothing that is listed is in any object below the dataset's folder; exit 65 where something is.
+    """
+    if absent:
+        from wat2mds.cli.takedowns import prove_absent
+
+        prove_absent(dataset_url(root, dataset), absent, kind)
+        return
     from wat2mds.stages.publish.verify import verify as verified
 
-    found = verified(_url(root, dataset), version)
+    found = verified(dataset_url(root, dataset), version)
     emit(asdict(found))
     if found.problems:
         raise DataError(
@@ -130,10 +153,10 @@ def vacuum(
     from wat2mds.stages.publish.vacuum import vacuum as vacuumed
     from wat2mds.versions import newest_number
 
-    if if_published and newest_number(_url(root, dataset)) is None:
+    if if_published and newest_number(dataset_url(root, dataset)) is None:
         emit({"objects": 0, "bytes": 0, "within_grace": 0, "standing": [], "dry_run": dry_run})
         return
-    done = vacuumed(_url(root, dataset), _duration(older_than), dry_run=dry_run, alone=alone)
+    done = vacuumed(dataset_url(root, dataset), _duration(older_than), dry_run=dry_run, alone=alone)
     for entry in done.removed if dry_run else ():
         typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
     emit(
@@ -159,7 +182,7 @@ def clean_work(
     """Remove intermediate files of published WAT files that nobody works on; manifests stay, and what is needed again is made again."""
     from wat2mds.retention import clean_work as cleaned
 
-    done = cleaned(_url(root, dataset), _duration(images_after), _duration(rest_after), dry_run=dry_run)
+    done = cleaned(dataset_url(root, dataset), _duration(images_after), _duration(rest_after), dry_run=dry_run)
     for entry in done.removed if dry_run else ():
         typer.echo(f"{entry.modified:%Y-%m-%d %H:%M}  {entry.size:>12,}  {entry.path}", err=True)
     emit({"objects": len(done.removed), "bytes": done.size, "kept_bytes": done.kept, "dry_run": dry_run})
@@ -175,7 +198,7 @@ def end_uploads(
     from wat2mds.store import Store
 
     before = datetime.now(UTC) - _duration(older_than)
-    emit({"uploads": Store(_url(root, dataset)).abort_uploads(before=before, dry_run=dry_run), "dry_run": dry_run})
+    emit({"uploads": Store(dataset_url(root, dataset)).abort_uploads(before=before, dry_run=dry_run), "dry_run": dry_run})
 
 
 def _duration(text: str) -> timedelta:

@@ -1,9 +1,9 @@
 """An Airflow of one's own on this machine: prepared, started, waited for, and stopped as a whole.
 
 In: a home folder, the store's root, the project's ``dags`` and ``plugins``. Out: a running scheduler, dag-processor, triggerer and two
-API servers, on loopback only, with a generated password; SQLite and LocalExecutor. Guaranteed: two launchers with different homes
-never meet; a home is prepared once and then reused; after ``stop``, or however the launching process ends, no process is left.
-What does not belong here: what is asked of Airflow (``rest.py``), and production deployments (``docker/``).
+API servers, on loopback only, with a generated password; SQLite and LocalExecutor, unless told otherwise. Guaranteed: two launchers with
+different homes never meet; a home is prepared once and then reused; after ``stop``, or however the launching process ends, no process is
+left. What does not belong here: what is asked of Airflow (``rest.py``), and production deployments (``docker/``).
 
 Every setting below that is not obvious is there for a reason that was measured on Airflow 3.3.2; the comments name it.
 """
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from wat2mds.deploy.rest import AirflowClient
-from wat2mds.deploy.supervisor import SESSIONS_FILE, end_strays
+from wat2mds.deploy.supervisor import RUNNING_FILE, SESSIONS_FILE, end_strays
 from wat2mds.errors import ConfigError, TransientError
 from wat2mds.settings import child_environment
 
@@ -52,15 +52,24 @@ class Launcher:
         pools: Mapping[str, int] | None = None,
         settings: Mapping[str, str] | None = None,
         port: int | None = None,
+        airflow: Mapping[str, Mapping[str, str]] | None = None,
+        programs: Mapping[str, Sequence[str]] | None = None,
+        restart: bool = False,
     ) -> None:
-        """``settings``: further WAT2MDS_ variables of the deployment. ``pools``: slots; default one download, one scoring at a time."""
+        """``settings``: further variables of the deployment. ``pools``: slots; default one download, one scoring at a time.
+        ``airflow``: values of airflow.cfg by section, over the launcher's own: another executor, another database.
+        ``programs``: command lines by name that run beside Airflow's own, such as Celery workers. ``restart``: a program that ends by
+        itself is started again, as a service manager would; otherwise the others are ended with it, and ``check`` says so."""
         self.home = home.absolute()
         self.root_url = root_url
         self.parallelism = parallelism or max(2, os.cpu_count() or 2)
         self._dags, self._plugins = dags.absolute(), plugins.absolute()
         self._pools = {"default_pool": self.parallelism, "downloads": 1, "scoring": 1, **(pools or {})}
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._wanted_port = port
+        self._restart = restart
+        self._airflow = dict(airflow or {})
+        self._further_programs = {name: list(command) for name, command in (programs or {}).items()}
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._state: dict[str, Any] = {}
 
@@ -100,7 +109,7 @@ class Launcher:
                 "WAT2MDS_AIRFLOW_USER": USER,
                 "WAT2MDS_AIRFLOW_PASSWORD": self.password,
             }
-        return variables | self._settings
+        return variables | self.settings
 
     # -- preparation
 
@@ -117,9 +126,11 @@ class Launcher:
         self._write_configuration()
         # A person's shell joins the deployment by: set -a; . <home>/environment; set +a
         _write_private(self.home / "environment", "".join(f"{n}='{v}'\n" for n, v in self._variables().items()))
-        if self._state.get("migrated") != version("apache-airflow") or not (self.home / "airflow.db").exists():
+        database = self._airflow.get("database", {}).get("sql_alchemy_conn")
+        wanted = [version("apache-airflow"), database]
+        if self._state.get("migrated") != wanted or (database is None and not (self.home / "airflow.db").exists()):
             self._migrate()
-            self._state["migrated"] = version("apache-airflow")
+            self._state["migrated"] = wanted
         self._save_state()
 
     def _load_state(self) -> dict[str, Any]:
@@ -146,6 +157,7 @@ class Launcher:
         _write_private(passwords, json.dumps({USER: self.password}))
         configuration = configparser.RawConfigParser()
         configuration.read_dict(_configuration(self.home, self._dags, self._plugins, self._state, self.parallelism, passwords))
+        configuration.read_dict(self._airflow)
         with (self.home / "airflow.cfg").open("w", encoding="utf-8") as out:
             (self.home / "airflow.cfg").chmod(0o600)
             configuration.write(out)
@@ -194,13 +206,10 @@ class Launcher:
             "dag-processor": ["dag-processor"],
             "triggerer": ["triggerer", "--skip-serve-logs"],
         }
+        programs = {name: [sys.executable, "-m", "airflow", *arguments] for name, arguments in commands.items()}
         return [
-            {
-                "name": name,
-                "command": [sys.executable, "-m", "airflow", *arguments],
-                "log": str(self.home / "logs" / f"{name}.log"),
-            }
-            for name, arguments in commands.items()
+            {"name": name, "command": command, "log": str(self.home / "logs" / f"{name}.log"), "restart": self._restart}
+            for name, command in (programs | self._further_programs).items()
         ]
 
     def _wait_until_healthy(self, deadline: float) -> None:
@@ -217,6 +226,11 @@ class Launcher:
                 httpx.get(execution, timeout=10).raise_for_status()
             except (httpx.HTTPError, ValueError, AttributeError):
                 waiting_for = waiting_for or ["execution-api"]
+
+    def running(self) -> dict[str, int]:
+        """Process ids of the programs by name, as last started."""
+        found: dict[str, int] = json.loads((self.home / RUNNING_FILE).read_text("utf-8"))
+        return found
 
     def check(self) -> None:
         """Raises TransientError when a component has ended by itself: the others were then ended too."""

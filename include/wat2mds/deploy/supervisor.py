@@ -1,8 +1,9 @@
 """Starts a set of programs, and ends all that came of them: ``python -m wat2mds.deploy.supervisor PROGRAMS.json``.
 
-In: a file of ``[{"name", "command", "log"}]``, and a pipe on standard input. Out: each program's output in its log file. Guaranteed: when
-the pipe closes (the parent asked, or died, even of kill -9), on SIGTERM or SIGINT, or when one program ends by itself, every process
-that the programs started, and their processes' processes in whatever group or session, is ended before this one is. What does not
+In: a file of ``[{"name", "command", "log", "restart"}]``, and a pipe on standard input. Out: each program's output in its log file.
+Guaranteed: when the pipe closes (the parent asked, or died, even of kill -9), on SIGTERM or SIGINT, or when a program that is not to be
+restarted ends by itself, every process that the programs started, and their processes' processes in whatever group or session, is
+ended before this one is. What does not
 belong here: what the programs are (``launcher.py``).
 
 honcho's manager ends less: it signals process groups, while Airflow's tasks and their stages live in groups and sessions of their own;
@@ -23,13 +24,15 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
-SESSIONS_FILE = "sessions.json"
+SESSIONS_FILE, RUNNING_FILE = "sessions.json", "running.json"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The scheduler waits for its running tasks when told to end; they resume later, so it is not given longer than this.
 GRACE_SECONDS = 8
+RESTART_SECONDS = 1.0
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -37,13 +40,9 @@ def main(programs_file: str) -> int:
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
-    running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for program in json.loads(Path(programs_file).read_text("utf-8")):
-            running[program["name"]] = _start(program["command"], Path(program["log"]))
-        sessions = [[process.pid, psutil.Process(process.pid).create_time()] for process in running.values()]
-        Path(programs_file).with_name(SESSIONS_FILE).write_text(json.dumps(sessions), "utf-8")
-        return _watch(running)
+        programs = json.loads(Path(programs_file).read_text("utf-8"))
+        return _Programs(programs, Path(programs_file).parent).watch()
     except KeyboardInterrupt:
         return 0
     finally:
@@ -56,29 +55,55 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # Should this process be killed outright, its programs at least go with it.
-            preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
-        )
+class _Programs:
+    """The programs, and two files that tell others of them: sessions that were begun, and the process of each name."""
 
+    def __init__(self, programs: list[dict[str, Any]], folder: Path) -> None:
+        self._programs = {program["name"]: program for program in programs}
+        self._folder = folder
+        self._sessions: list[tuple[int, float]] = []
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        for name in self._programs:
+            self._start(name)
 
-def _watch(running: dict[str, subprocess.Popen[bytes]]) -> int:
-    while True:
-        readable, _, _ = select.select([sys.stdin], [], [], 0.5)
-        if readable and not os.read(sys.stdin.fileno(), 64):
-            return 0
-        for name, process in running.items():
-            if process.poll() is not None:
-                sys.stdout.write(f"{name} ended by itself with code {process.returncode}\n")
-                return 1
-        _reap_orphans({process.pid for process in running.values()})
+    def _start(self, name: str) -> None:
+        program = self._programs[name]
+        with Path(program["log"]).open("ab") as out:
+            process = subprocess.Popen(
+                program["command"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # Should this process be killed outright, its programs at least go with it.
+                preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+            )
+        self._running[name] = process
+        self._sessions.append((process.pid, psutil.Process(process.pid).create_time()))
+        self._write(SESSIONS_FILE, self._sessions)
+        self._write(RUNNING_FILE, {name: process.pid for name, process in self._running.items()})
+
+    def _write(self, name: str, content: Any) -> None:
+        """Replaced as a whole: others read it while this process lives, and after it was killed."""
+        fresh = self._folder / f"{name}.new"
+        fresh.write_text(json.dumps(content), "utf-8")
+        fresh.rename(self._folder / name)
+
+    def watch(self) -> int:
+        """Until the pipe closes, 0, or a program that is not to be restarted has ended, 1."""
+        while True:
+            readable, _, _ = select.select([sys.stdin], [], [], 0.5)
+            if readable and not os.read(sys.stdin.fileno(), 64):
+                return 0
+            for name, process in list(self._running.items()):
+                if process.poll() is None:
+                    continue
+                if not self._programs[name]["restart"]:
+                    sys.stdout.write(f"{name} ended by itself with code {process.returncode}\n")
+                    return 1
+                time.sleep(RESTART_SECONDS)
+                self._start(name)
+            _reap_orphans({process.pid for process in self._running.values()})
 
 
 def _reap_orphans(ours: set[int]) -> None:

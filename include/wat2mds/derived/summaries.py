@@ -38,7 +38,8 @@ class Row:
 
     ``samples``, ``wat_files``, ``size`` (bytes) and ``missing`` are the whole dataset's then; ``entered`` links (or rows of a list, or
     failures asked for again) of the WAT files it brought are ``published`` or dropped by ``extract``, ``dedup``, ``download`` or
-    ``filter``; ``seconds``, ``cpu_seconds`` and ``bytes`` are those of the work done for it."""
+    ``filter`` (what was taken down after it was built too); ``seconds``, ``cpu_seconds`` and ``bytes`` are those of the work done for
+    it."""
 
     first: int
     number: int
@@ -232,7 +233,8 @@ def _row(version: Version, published: int, flows: Iterable[Mapping[str, Any]], w
     for flow in flows:
         if flow["source"] not in _PAGES:
             for reason, count in flow["drops"].items():
-                drops[stage_of.get(reason, "filter")] += count
+                stage = stage_of.get(reason, "filter")
+                drops[stage if stage in drops else "filter"] += count
     spent = {what: sum(stage.get(what, 0) for stage in work.stages.values()) for what in ("seconds", "cpu_seconds", "bytes")}
     return Row(
         first=version.number,

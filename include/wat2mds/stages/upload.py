@@ -28,7 +28,7 @@ from wat2mds.progress import Progress
 from wat2mds.settings import Settings
 from wat2mds.stage_settings import UploadSettings
 from wat2mds.store import Store, file_hash
-from wat2mds.units import UNIT_FOLDERS, StoredObject
+from wat2mds.units import UNIT_FOLDERS, StoredObject, unit_folders
 
 log = logging.getLogger(__name__)
 STAGE = "upload"
@@ -211,6 +211,6 @@ def _differs_in_time_only(dataset: Store, source: Path, path: str, folder: Path)
 
 
 def _all_there(dataset: Store, uploaded: Manifest) -> bool:
-    name = uploaded.extra["unit_name"]
-    sizes = {entry.path: entry.size for kind in UNIT_FOLDERS for entry in dataset.walk(f"{kind}/{name}")}
-    return all(sizes.get(entry["path"]) == entry["size"] for entry in uploaded.extra["objects"])
+    objects = [StoredObject(**entry) for entry in uploaded.extra["objects"]]
+    sizes = {entry.path: entry.size for place in unit_folders(objects) for entry in dataset.walk(place)}
+    return all(sizes.get(entry.path) == entry.size for entry in objects)

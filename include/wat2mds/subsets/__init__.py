@@ -106,12 +106,13 @@ def build(
 
 
 def refresh(dataset_url: str) -> list[Subset]:
-    """Build each subset of the newest version, with MDS where its last version has one. Raises what ``build`` does."""
+    """Build each subset of the newest version, with MDS where a version of it has one. Raises what ``build`` does."""
     dataset = Store(dataset_url)
     done = []
     for name in names(dataset):
         numbers = built_versions(dataset, name)
-        had_mds = bool(numbers) and dataset.exists(_path(name, numbers[-1], "mds.json"))
+        # Not of the last version alone: a refresh that was killed may have made that one without its shards.
+        had_mds = any(dataset.exists(_path(name, number, "mds.json")) for number in numbers)
         done.append(build(dataset_url, name, mds=had_mds))
     return done
 

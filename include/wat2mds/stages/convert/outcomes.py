@@ -2,7 +2,8 @@
 
 In: the manifests of download and filter. Out: ``outcomes.parquet`` (schema OUTCOMES), which outlives the stages' own files, so that
 failures can be listed and asked for again. Guaranteed: every pair of ``unique.parquet`` is either kept or here, in its order; of
-what is on a block list only uid, place and reason are kept. What does not belong here: when a failure is due again (``retries.py``).
+what is on a block list or taken down only uid, place and reason are kept. What does not belong here: when a failure is due again
+(``retries.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wat2mds.drops import DropReason
+from wat2mds.drops import IMAGE_DELETED
 from wat2mds.failures import retriable, uids_digest
 from wat2mds.lineage import parent
 from wat2mds.manifest import Manifest
@@ -40,7 +41,7 @@ def write_outcomes(samples: Manifest, decisions: Manifest, path: Path, folder: P
         if sources:
             columns[name] = sources[0][name]
     columns["drop_reason"] = pc.coalesce(decided["drop_reason"], fetched["drop_reason"])
-    blocked = pc.equal(columns["drop_reason"], str(DropReason.BLOCKED))
+    blocked = pc.is_in(columns["drop_reason"], value_set=pa.array([str(reason) for reason in IMAGE_DELETED]))
     for name, values in columns.items():
         if name not in _STAYS:
             columns[name] = pc.if_else(blocked, pa.scalar(None, values.type), values)

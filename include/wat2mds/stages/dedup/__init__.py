@@ -4,7 +4,8 @@ In: extract's manifests, in the order of the WAT files. Out: one unit a WAT file
 ``extra["ledger"]`` says what the batch's look-ups in the ledger gave (``session.Session``), ``extra["dataset"]`` which version the
 dataset had. Guaranteed: a uid is kept by exactly one WAT
 file of the dataset; unclaimed ones go to the first WAT file in order, so the result does not depend on timing; a retry keeps exactly
-what its first attempt claimed. Memory holds 16 bytes a pair of the batch and as much again to sort it by bin; tables stay on disk.
+what its first attempt claimed; with a dataset nothing is kept that a takedown lists. Memory holds 16 bytes a pair of the batch and as
+much again to sort it by bin; tables stay on disk.
 What does not belong here: near-duplicates by image.
 """
 
@@ -30,15 +31,18 @@ from wat2mds.settings import Settings
 from wat2mds.stages.dedup.ledger import Ledger
 from wat2mds.stages.dedup.session import OTHERS, Session
 from wat2mds.stages.dedup.uids import bins_of, read_uids
+from wat2mds.takedown.entries import Entries, marks_in
+from wat2mds.takedown.records import tombstones
 from wat2mds.versions import newest_number
 
 log = logging.getLogger(__name__)
 STAGE = "dedup"
-_KEPT, _IN_WAT, _IN_BATCH, _IN_DATASET = range(4)
+_KEPT, _IN_WAT, _IN_BATCH, _IN_DATASET, _TAKEN_DOWN = range(5)
 _REASONS = {
     _IN_WAT: DropReason.DUPLICATE_IN_WAT,
     _IN_BATCH: DropReason.DUPLICATE_IN_BATCH,
     _IN_DATASET: DropReason.DUPLICATE_IN_DATASET,
+    _TAKEN_DOWN: DropReason.TAKEN_DOWN,
 }
 
 
@@ -68,7 +72,10 @@ def run(pairs: Sequence[Manifest], ledger_url: str, out: str, settings: Settings
             if dataset is not None:
                 extra["dataset"] = {"url": dataset, "version": newest_number(dataset) or 0}
             log.info("dedup: the ledger was asked for %s", extra["ledger"])
+            entries = tombstones(dataset) if dataset is not None else Entries()
             for i, table, verdict in zip(todo, tables, verdicts, strict=True):
+                if entries:
+                    verdict[marks_in(table, entries)] = _TAKEN_DOWN
                 done[i] = _write(units[i], table, verdict, extra)
         return [done[i] for i in range(len(units))]
 

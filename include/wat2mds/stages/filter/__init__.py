@@ -2,9 +2,9 @@
 
 In: download's manifest. Out: a unit of scores (``scores.parquet``, ``img_emb.npy``, ``text_emb.npy``: float16, rows alike; with a model
 for other languages ``img_emb_other.npy`` and ``text_emb_other.npy``, of its rows alone), a unit that names what is on a block list, and
-a unit of decisions. Guaranteed: nothing on a block list is scored or kept, and its image is
-deleted; a stored score never changes because a threshold did; another threshold makes new decisions from the stored scores; another
-model makes new scores; a killed attempt is continued at the table of samples that it was at. What
+a unit of decisions. Guaranteed: nothing on a block list, and nothing that a takedown of the dataset lists, is scored or kept, and
+its image is deleted; a stored score never changes because a threshold did; another threshold makes new decisions from the stored
+scores; another model makes new scores; a killed attempt is continued at the table of samples that it was at. What
 does not belong here: fetching, hashes, groups of near-duplicates over WAT files (publish).
 """
 
@@ -15,12 +15,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wat2mds.drops import DropReason
 from wat2mds.manifest import Input, Manifest, Unit
 from wat2mds.schema import DECISIONS, table_of
 from wat2mds.settings import Settings, digest
-from wat2mds.stages.filter.blocked import block, read_report
+from wat2mds.stages.filter.blocked import TAKEDOWN, block, read_report
 from wat2mds.stages.filter.chunks import score_in_chunks
 from wat2mds.stages.filter.copies import with_copies
 from wat2mds.stages.filter.decisions import READS, decide
@@ -50,6 +53,9 @@ def run(samples: Manifest, out: str, settings: Settings) -> Manifest:
         table = pq.read_table(scores.fetch("scores.parquet", unit.scratch), columns=list(READS))
         hashes = published.hashes() if published is not None else ()
         decided = decide(table, settings.filter, sorted(read_report(blocked, unit.scratch)), hashes)
+        if taken := [uid for uid, names in read_report(blocked, unit.scratch).items() if names == [TAKEDOWN]]:
+            ours = pc.is_in(decided.uids, value_set=pa.array(taken))
+            decided = decided._replace(reasons=pc.if_else(ours, str(DropReason.TAKEN_DOWN_IMAGE), decided.reasons))
         columns = {"uid": decided.uids, "drop_reason": decided.reasons, "language": decided.languages}
         pq.write_table(table_of(DECISIONS, columns), unit.path("decisions.parquet"), compression="zstd")
         return unit.commit([decided.flow()])

@@ -21,19 +21,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wat2mds.errors import ConfigError
+from wat2mds.errors import ConfigError, DataError
 from wat2mds.identity import normalize_host, normalize_url
+from wat2mds.lineage import parent
 from wat2mds.manifest import Input, Manifest, Unit
 from wat2mds.models.near_duplicates import NONE, Index, hash_rows
 from wat2mds.schema import SAMPLES
-from wat2mds.settings import Settings
+from wat2mds.settings import PAIR_STAGES, Settings
 from wat2mds.stage_settings import FilterSettings
 from wat2mds.store import Store, join, split
+from wat2mds.takedown.entries import Entries, marks_in
+from wat2mds.takedown.records import tombstones
 
 log = logging.getLogger(__name__)
 REPORT = "blocked.json"
 SETTINGS = {"block_lists", "pdq_max_distance", "pdq_min_quality"}
 EARLIER = "earlier"
+TAKEDOWN = "takedown"
 _DELETED = "blocked: the image was deleted"
 _READS = ["uid", "url", "md5", "sha1", "sha256", "pdq", "pdq_quality", "error_message"]
 _HEX = {"md5": 32, "sha1": 40, "sha256": 64, "pdq": 64}
@@ -93,16 +97,30 @@ def block(samples: Manifest, out: str, settings: Settings) -> Manifest:
     with Unit("filter", join(out, "blocked"), inputs, settings, fingerprint=fingerprint) as unit:
         if unit.done:
             return unit.manifest
+        # Not an input: a takedown that comes later concerns what is made later, and publish; what is done is its own to mend.
+        entries = _tombstones(samples)
         found: dict[str, list[str]] = {}
         for name in samples.matching(".parquet"):
             path = samples.fetch(name, unit.scratch)
             here = find(path, lists, settings.filter)
+            if entries:
+                uids = pq.read_table(path, columns=["uid"])["uid"].filter(pa.array(marks_in(path, entries)))
+                here |= {uid: [name for name in here.get(uid, []) if name != EARLIER] + [TAKEDOWN] for uid in uids.to_pylist()}
             _delete_pixels(path, samples.file(name), set(here), unit.scratch / "without.parquet")
             found |= here
         unit.path(REPORT).write_text(json.dumps(dict(sorted(found.items())), indent=1))
         if found:
             log.warning("filter: %d samples are on block lists; their images were deleted", len(found))
         return unit.commit([], {"blocked": len(found)})
+
+
+def _tombstones(samples: Manifest) -> Entries:
+    """Of the dataset that dedup recorded; none where it recorded none."""
+    try:
+        dataset = parent(samples, PAIR_STAGES).extra.get("dataset")
+    except DataError:
+        return Entries()
+    return tombstones(dataset["url"]) if dataset else Entries()
 
 
 def read_report(blocked: Manifest, folder: Path) -> dict[str, list[str]]:

@@ -41,8 +41,9 @@ from wat2mds.stages.publish.rounds import drop_later_rounds, fitting
 from wat2mds.stages.publish.table import MetadataTable, Moved, read_columns
 from wat2mds.stages.publish.vacuum import REFRESH_AFTER, refuse_during_vacuum
 from wat2mds.store import Layout, Store, file_hash, join
-from wat2mds.units import UNIT_FOLDERS, PublishedUnit, StoredObject, Units, files_digest, segment_of
-from wat2mds.versions import Version, newest_number, newest_version, published_flow, read_index, read_record
+from wat2mds.takedown.records import doomed, tombstones
+from wat2mds.units import PublishedUnit, StoredObject, Units, files_digest, segment_of, unit_folders
+from wat2mds.versions import Version, newest_number, newest_version, published_flow, read_index, read_record, read_version
 
 log = logging.getLogger(__name__)
 STAGE = "publish"
@@ -105,9 +106,16 @@ def run(
         table = MetadataTable(dataset.url, Path(temporary))
         for attempt in range(_TRIES):
             newest = newest_version(dataset.url)
+            # After the newest version was looked up: a takedown that came since publishes another before it removes anything.
+            if entries := tombstones(dataset.url):
+                from wat2mds.takedown.guard import cleaned  # which knows of this stage
+
+                uploads = [cleaned(upload, dataset, entries) for upload in uploads]
+                asked = {unit.key: unit for unit in (_unit(upload, dataset, settings) for upload in uploads)}
             ours = fitting(newest, asked)
             if newest is not None and _holds(newest, ours, grouped=settings.publish.groups):
                 refresh_derived(dataset.url)
+                _remove_doomed(dataset)
                 return Published(newest, dataset.url, sorted(ours), done_before=attempt == 0)
             _require_objects(dataset, ours, newest, Path(temporary))
             if attempt == 0:
@@ -119,8 +127,46 @@ def run(
                 version = None
             if version is not None:
                 refresh_derived(dataset.url)
+                _remove_doomed(dataset)
                 log.info("published version %d: %d samples in %d WAT files", version.number, version.samples, len(version.units))
                 return Published(version, dataset.url, sorted(ours), done_before=False)
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+    raise TransientError(f"{dataset.url}: {_TRIES} other publishers were faster; try again when fewer publish at once")
+
+
+def _remove_doomed(dataset: Store) -> None:
+    """Objects of which this publish, or a takedown before it, made others."""
+    if doomed(dataset):
+        from wat2mds.takedown.removing import remove_doomed
+
+        remove_doomed(dataset)
+
+
+def replace_units(dataset_url: str, change: Callable[[Version], dict[str, PublishedUnit]]) -> Version:
+    """A version in which some units of the newest are replaced, and which brings none; the newest itself where ``change`` names none.
+
+    ``change`` gives successors by key, with their objects in the store and their groups; it is asked anew where another publisher was
+    faster. Raises DataError where nothing is published.
+    """
+    dataset = Store(dataset_url)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = MetadataTable(dataset.url, Path(temporary))
+        for attempt in range(_TRIES):
+            newest = read_version(dataset.url)
+            ours = change(newest)
+            if not ours:
+                return newest
+            changed = {segment: dict(newest.units.segment(segment)) for segment in sorted(set(map(segment_of, ours)))}
+            for key, unit in ours.items():
+                changed[segment_of(key)][key] = unit
+            try:
+                version = _commit(dataset, table, newest, changed, [], _said_by(newest))
+            except Moved as moved:
+                log.info("another publisher was at work (%s): again, on the newest version", moved)
+                version = None
+            if version is not None:
+                log.info("published version %d: %d samples in %d WAT files", version.number, version.samples, len(version.units))
+                return version
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
     raise TransientError(f"{dataset.url}: {_TRIES} other publishers were faster; try again when fewer publish at once")
 
@@ -161,6 +207,36 @@ def _try_publish(
     for key, unit in ours.items():
         drop_later_rounds(changed[segment_of(key)], unit)
         changed[segment_of(key)][key] = unit
+    batch, missing = asked
+    said = {
+        "missing": sorted({*(newest.missing if newest is not None else ()), *missing}),
+        "batch": batch,
+        "profile": settings.profile,
+        "settings": json.loads(settings.to_json()),
+        "settings_digest": settings.digest,
+        "models": _models(settings),
+    }
+    return _commit(dataset, table, newest, changed, sorted(ours), said)
+
+
+def _said_by(version: Version) -> dict[str, Any]:
+    """What a record says beside its units."""
+    same = {name: getattr(version, name) for name in ("missing", "profile", "settings", "settings_digest", "models")}
+    return same | {"batch": ""}  # of no run
+
+
+def _commit(
+    dataset: Store,
+    table: MetadataTable,
+    newest: Version | None,
+    changed: dict[str, dict[str, PublishedUnit]],
+    published: list[str],
+    said: dict[str, Any],
+) -> Version | None:
+    """``newest`` with these segments in place of its own, as the next version; ``said`` is what its record says beside. None if another
+    publisher took the number."""
+    before = newest.units if newest is not None else Units(dataset.url, {})
+    number = newest.number + 1 if newest is not None else 1
     delta_version, files = table.bring_to(before, changed)
     for segment, entry in before.lists.items():
         if (
@@ -182,20 +258,13 @@ def _try_publish(
     path = f"versions/{number:06d}/index.{secrets.token_hex(6)}.json"
     dataset.write(path, content)
 
-    batch, missing = asked
-    absent = set(newest.missing if newest is not None else ()) | set(missing)
     record = Version(
         number=number,
         delta_version=delta_version,
         index=StoredObject(path, len(content), hashlib.sha256(content).hexdigest()),
         units=units,
-        missing=sorted(key for key in absent if key not in units),
-        published_units=sorted(ours),
-        batch=batch,
-        profile=settings.profile,
-        settings=json.loads(settings.to_json()),
-        settings_digest=settings.digest,
-        models=_models(settings),
+        published_units=published,
+        **said | {"missing": [key for key in said["missing"] if key not in units]},
         code=f"wat2mds {__version__}",
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -222,6 +291,7 @@ def _unit(upload: Manifest, dataset: Store, settings: Settings) -> PublishedUnit
         settings=settings.digest,
         **{name: upload.extra[name] for name in ("retriable", "retriable_uids", "retriable_until")},
         retry_of=upload.unit.get("retry_of", ""),
+        built=upload.extra.get("built", ""),
     )
 
 
@@ -241,7 +311,7 @@ def _require_objects(dataset: Store, ours: dict[str, PublishedUnit], newest: Ver
     for key, unit in ours.items():
         held = newest.units.get(key) if newest is not None else None
         named = held is not None and held.unit_name == unit.unit_name
-        there = {entry.path: entry for kind in UNIT_FOLDERS for entry in dataset.walk(f"{kind}/{unit.unit_name}")}
+        there = {entry.path: entry for place in unit_folders(unit.objects) for entry in dataset.walk(place)}
         for entry in unit.objects:
             found = there.get(entry.path)
             if found is None or found.size != entry.size:

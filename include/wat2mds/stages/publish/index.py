@@ -63,11 +63,14 @@ def unit_shards(dataset: Store, unit: PublishedUnit) -> list[dict[str, Any]]:
 
 
 def named_from_dataset(content: bytes, unit: PublishedUnit) -> list[dict[str, Any]]:
-    """The shards of a unit's own index, named from the dataset's folder."""
+    """The shards of a unit's own index, named from the dataset's folder.
+
+    Some may be named so there: those that a unit without a sample that was taken down shares with the one that had it.
+    """
     shards: list[dict[str, Any]] = json.loads(content)["shards"]
     for shard in shards:
         for info in (shard["raw_data"], shard["zip_data"]):
-            if info is not None:
+            if info is not None and not info["basename"].startswith("shards/"):
                 info["basename"] = f"shards/{unit.unit_name}/{info['basename']}"
     return shards
 

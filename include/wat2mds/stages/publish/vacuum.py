@@ -72,7 +72,7 @@ def vacuum(dataset_url: str, older_than: timedelta = GRACE, *, dry_run: bool = F
         found = _listed(dataset)
         tables = _table_files(dataset_url, older_than)
         standing = standing_numbers(dataset_url)
-        named = _named(dataset_url, standing)
+        named = named_objects(dataset_url, standing)
         before = datetime.now(UTC) - older_than
         loose = [entry for entry in found if entry.path not in named and _removable(entry.path, standing, tables, named)]
         removed = [entry for entry in loose if entry.modified <= before]
@@ -132,8 +132,9 @@ def _removable(path: str, standing: list[int], tables: set[str], named: set[str]
     return int(rest[0]) not in standing or (len(rest) == 2 and rest[1].startswith("index."))
 
 
-def _named(dataset_url: str, standing: list[int]) -> set[str]:
-    """Paths of all objects that standing records name. Versions share most of their lists, each of which is read once."""
+def named_objects(dataset_url: str, standing: list[int]) -> set[str]:
+    """Paths of all objects that standing records name, and ``release/<unit>`` of each unit. Versions share most of their
+    lists, each of which is read once."""
     named = {stored.path for record in list_indices(dataset_url) for stored in record.objects.values()}
     read: set[str] = set()
     for number in standing:

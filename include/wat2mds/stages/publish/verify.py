@@ -1,8 +1,9 @@
 """Read a published version back from the store and compare it with its record: every object, every row, every hash.
 
 In: a dataset and a version that stands. Out: what is wrong, all of it. Guaranteed: nothing is mended or written; memory holds a shard, the
-rows of one WAT file and the merged index, and uids that stand twice in the version are found through scratch files. What does not
-belong here: reading through StreamingDataset (``reading.py``).
+rows of one WAT file and the merged index, and uids that stand twice in the version are found through scratch files; of kNN indices and
+subsets counts and sizes are compared. What does not belong here: reading through StreamingDataset (``reading.py``), looking for what
+was taken down (``takedown/absent.py``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy as np
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
+from wat2mds import subsets
 from wat2mds.errors import DataError
 from wat2mds.progress import Progress
+from wat2mds.search.records import list_indices
 from wat2mds.stages.publish.index import BETWEEN, HEAD, TAIL, named_from_dataset
 from wat2mds.stages.publish.shards import index_mismatches, shard_uids
 from wat2mds.stages.publish.table import Files, files_by_segment, read_columns
@@ -102,6 +105,7 @@ class _Check:
         if self.found.samples != self.record.samples:
             self.problem(f"{self.found.samples} samples were read, the record says {self.record.samples}")
         self._twice()
+        self._made_of_it()
 
     def _merged_index(self) -> None:
         content = self._object(self.record.index, "the merged index")
@@ -266,6 +270,28 @@ class _Check:
             self.problem(f"{entry.path}: {what or 'it'} has SHA-256 {sha256}, the record says {entry.sha256}")
             return None
         return content
+
+    def _made_of_it(self) -> None:
+        """kNN indices and subsets of the version: that their objects are there, and that they count its samples."""
+        for index in list_indices(self.dataset.url):
+            if index.version == self.record.number:
+                if index.count != self.record.samples:
+                    self.problem(f"index {index.name} holds {index.count} vectors, the version {self.record.samples} samples")
+                self._there(f"index {index.name}", index.objects.values())
+        for name in subsets.names(self.dataset):
+            if self.record.number in subsets.built_versions(self.dataset, name):
+                subset = subsets.read_subset(self.dataset.url, name, self.record.number)
+                if subset.of != self.record.samples or subset.samples > subset.of:
+                    self.problem(f"subset {name} has {subset.samples} of {subset.of} samples, the version {self.record.samples}")
+                self._there(f"subset {name}", [subset.uids, *subset.metadata])
+
+    def _there(self, what: str, entries: Iterable[StoredObject]) -> None:
+        for entry in entries:
+            self.found.objects += 1
+            if not self.dataset.exists(entry.path):
+                self.problem(f"{entry.path} is missing, which is part of {what}")
+            elif (size := self.dataset.head(entry.path).size) != entry.size:
+                self.problem(f"{entry.path}, part of {what}, is {size} bytes, its record says {entry.size}")
 
     def _spool(self, uids: list[str], path: str) -> None:
         """Keep uids for ``_twice``, by their first bits."""

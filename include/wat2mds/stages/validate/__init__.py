@@ -14,6 +14,7 @@ import logging
 import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,8 @@ def run(samples: Manifest, decisions: Manifest, out: str, settings: Settings, da
     with Unit(STAGE, out, [samples, decisions], settings) as unit:
         if unit.done:
             done = unit.manifest
-            _keep(dataset, unit, *(Store(done.base).read(f"report.{suffix}") for suffix in ("json", "html")))
+            with suppress(FileNotFoundError):  # gone with the other intermediate files: the dataset keeps its copy
+                _keep(dataset, unit, *(Store(done.base).read(f"report.{suffix}") for suffix in ("json", "html")))
             return done
         # Here, not above: importing Great Expectations costs about six CPU seconds, which a unit that is complete need not pay.
         from wat2mds.stages.validate import drift, expectations, frames, gate

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wat2mds.drops import DropReason
+from wat2mds.drops import IMAGE_DELETED
 from wat2mds.identity import laion_hash, uid
 from wat2mds.manifest import Flow, Manifest
 from wat2mds.schema import DECISIONS, PAIRS, SAMPLES, SCORES
@@ -280,4 +280,4 @@ def _in_order(decisions: pa.Table, scores: pa.Array) -> int:
 
 
 def _is_blocked(decisions: pa.Table) -> pa.ChunkedArray:
-    return pc.fill_null(pc.equal(decisions["drop_reason"], str(DropReason.BLOCKED)), False)
+    return pc.fill_null(pc.is_in(decisions["drop_reason"], value_set=pa.array([str(reason) for reason in IMAGE_DELETED])), False)

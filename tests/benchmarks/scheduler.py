@@ -1,0 +1,134 @@
+"""What orchestration costs: the DAG build_dataset over a segment of 900 WAT files, whose stages do nothing.
+
+    python -m tests.benchmarks.scheduler [--batches 15] [--databases sqlite,postgresql]
+
+A real Airflow with the LocalExecutor runs the real DAG for batches of 60 WAT files; in place of a stage's program, plan's apart, runs a
+shell script that prints an empty summary. Printed for each database: task instances a minute of wall time; CPU seconds a task
+instance of the scheduler itself, of the two API servers, and of the task's own processes (Airflow's task runner, imports included); the
+scheduler's peak memory; and what all of it is beside STAGE_SECONDS of one core for a WAT file's stages. Speed is read, not asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.airflow_env import DAGS, INCLUDE, PLUGINS
+from tests.own_servers import Postgres
+from wat2mds.deploy.launcher import Launcher
+from wat2mds.snapshots import Registry, Snapshot
+
+DAG, SNAPSHOT, WAT_FILES = "build_dataset", "CC-MAIN-2023-50", 900
+# Extraction 20 s, 30,000 pages; download, decoding and scoring of 400,000 pairs at 80 images a second a core (img2dataset): 5,000 s.
+STAGE_SECONDS = 5_000
+NOTHING = '#!/bin/sh\ncase "$1" in\nplan) exec "{python}" -m wat2mds "$@" ;;\n*) echo \'{{"rows": 0}}\' ;;\nesac\n'
+
+
+def register(root: Path) -> Snapshot:
+    """A snapshot of one segment of 900 WAT files, as Common Crawl lists it."""
+    source = root.parent / "source"
+    listing = source / "crawl-data" / SNAPSHOT / "wat.paths.gz"
+    listing.parent.mkdir(parents=True)
+    name = f"crawl-data/{SNAPSHOT}/segments/1700679099281.67/wat/CC-MAIN-20231128083443-20231128113443"
+    listing.write_bytes(gzip.compress("\n".join(f"{name}-{n:05d}.warc.wat.gz" for n in range(WAT_FILES)).encode()))
+    entry = {"id": SNAPSHOT, "from": "2023-11-28T08:34:43", "to": "2023-12-12T01:12:43"}
+    (source / "collinfo.json").write_text(json.dumps([entry]))
+    return Registry(root.as_uri()).register(SNAPSHOT, collinfo=str(source / "collinfo.json"), source=str(source))
+
+
+class Watch:
+    """CPU seconds of Airflow's programs, and the scheduler's peak memory in bytes, once a second."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._programs = {name: psutil.Process(pid) for name, pid in launcher.running().items()}
+        self._begun = self.cpu()
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def cpu(self) -> dict[str, float]:
+        """By program, itself alone; ``tasks``: what the scheduler's processes that have ended used, and its executor's that live."""
+        found = {}
+        for name, process in self._programs.items():
+            members = [process] if name == "scheduler" else [process, *process.children(recursive=True)]
+            found[name] = sum(sum(member.cpu_times()[:2]) for member in members)
+        scheduler = self._programs["scheduler"]
+        executors = sum(sum(child.cpu_times()[:4]) for child in scheduler.children())
+        return found | {"tasks": sum(scheduler.cpu_times()[2:4]) + executors}
+
+    def _sample(self) -> None:
+        while not self._over.wait(1):
+            self.peak = max(self.peak, self._programs["scheduler"].memory_info().rss)
+
+    def end(self) -> dict[str, float]:
+        self._over.set()
+        self._thread.join()
+        return {name: seconds - self._begun[name] for name, seconds in self.cpu().items()}
+
+
+def measure(database: str, batches: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="wat2mds-scheduler-") as folder, contextlib.ExitStack() as running:
+        base = Path(folder)
+        plugins = shutil.copytree(PLUGINS, base / "plugins")
+        script = base / "nothing.sh"
+        script.write_text(NOTHING.format(python=sys.executable))
+        operator = plugins / "wat2mds_operator.py"
+        operator.write_text(operator.read_text("utf-8") + f"\nStageOperator.program = ('/bin/sh', {str(script)!r})\n", "utf-8")
+        keys = [batch.partition_key for batch in register(base / "root").batches()][:batches]
+        airflow = {}
+        if database == "postgresql":
+            airflow["database"] = {"sql_alchemy_conn": running.enter_context(Postgres()).url}
+        settings = {"WAT2MDS_CONTACT": "bench@example.com", "PYTHONPATH": str(INCLUDE)}
+        slots = {"downloads": 2, "scoring": 2}
+        root = (base / "root").as_uri()
+        launcher = Launcher(base / "home", root, dags=DAGS, plugins=plugins, pools=slots, settings=settings, airflow=airflow)
+        running.enter_context(launcher)
+        client = running.enter_context(launcher.client())
+        client.wait_for_dag(DAG)
+        client.set_paused(DAG, False)
+        watch, began = Watch(launcher), time.monotonic()
+        runs = [client.trigger(DAG, partition_key=key) for key in keys]
+        for run in runs:
+            ended = client.wait(DAG, run, check=launcher.check, timeout=7200, interval=5)
+            assert ended["state"] == "success", ended
+        wall, cpu = time.monotonic() - began, watch.end()
+        tasks = sum(len(client.tasks(DAG, run)) for run in runs)
+        servers = cpu["api-server"] + cpu["execution-api"]
+        of_a_file = sum(cpu.values()) / (len(keys) * 60)
+        return {
+            "task instances": tasks,
+            "a minute": 60 * tasks / wall,
+            "scheduler, CPU s each": cpu["scheduler"] / tasks,
+            "API servers, CPU s each": servers / tasks,
+            "task runner, CPU s each": cpu["tasks"] / tasks,
+            "scheduler's peak, MB": watch.peak / 1e6,
+            "CPU s a WAT file": of_a_file,
+            "share of a WAT file's stages": of_a_file / STAGE_SECONDS,
+            "wall s a WAT file": wall / (len(keys) * 60),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=15)
+    parser.add_argument("--databases", default="sqlite,postgresql")
+    options = parser.parse_args()
+    found = {database: measure(database, options.batches) for database in options.databases.split(",")}
+    print("| | " + " | ".join(found) + " |\n| --- |" + " --- |" * len(found))
+    for name in next(iter(found.values())):
+        print(f"| {name} | " + " | ".join(f"{column[name]:.4g}" for column in found.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
