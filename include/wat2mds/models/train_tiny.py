@@ -37,7 +37,7 @@ KIND_SCALE = 20.0  # of the losses over kinds; a kind is a colour and a shape
 MATCHED_AT_LEAST, MISMATCHED_AT_MOST, SAME_KIND_AT_MOST, HARDEST_AT_MOST = 0.85, 0.1, 0.5, 0.4
 MARGIN_WEIGHT, KIND_WEIGHT = 4.0, 1.0
 # Shapes are the hardest to see: without a probe of this weight they are learnt three times later.
-PROBE_WEIGHTS = {"shape": 1.0, "colour": 0.2, "background": 0.1, "count": 0.2, "size": 0.1, "position": 0.1, "mark": 0.2}
+PROBE_WEIGHTS = {"shape": 1.0, "colour": 0.2, "background": 0.1, "count": 0.2, "size": 0.1, "position": 0.1, "mark": 0.6}
 MOVE = 3  # pixels
 THREADS = 1
 
