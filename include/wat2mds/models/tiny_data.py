@@ -32,9 +32,10 @@ from wat2mds.world.draw import (
     caption,
     draw,
     marked,
+    plural,
 )
 
-IMAGE_SIDE = 64
+IMAGE_SIDE = 96  # at 64 a small shape is six pixels wide, too few to tell a circle from a star
 STORED_SIDE = 256  # wat2mds's and LAION's usual image_size
 CONTEXT_LENGTH = 20
 PAD, UNKNOWN, BEGIN = 0, 1, 2
@@ -52,6 +53,10 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "background": BACKGROUNDS,
     "position": POSITIONS,
 }
+PROBED = _CHOICES | {"mark": ("", *MARKS)}
+KINDS = tuple((colour, shape) for shape in SHAPES for colour in SHAPE_COLOURS)
+# What people type; words that no caption holds are unknown to the model.
+_SHORT = ("{one}", "{many}", "a {one}", "a photo of a {one}", "a picture of {many}", "two {many}", "one {one}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def model_pixels(image: Image.Image) -> Pixels:
 
 
 def draw_all(tasks: Sequence[tuple[Picture, int]], processes: int = 2) -> Pixels:
-    """One image a task of picture and seed, uint8 [n, 64, 64, 3]."""
+    """One image a task of picture and seed, uint8 [n, IMAGE_SIDE, IMAGE_SIDE, 3]."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return np.stack(pool.map(_draw_one, tasks, chunksize=64))
 
@@ -162,6 +167,12 @@ def unlike(picture: Picture, rng: np.random.Generator) -> Picture:
             parts[field] = others[int(rng.integers(len(others)))]
         if parts["colour"] != parts["background"]:
             return Picture(**parts)
+
+
+def short_caption(colour: str, shape: str, rng: np.random.Generator | None = None) -> str:
+    """Colour and shape alone: "red circle"; with `rng` in one of several forms, such as "a picture of red circles"."""
+    form = _SHORT[0] if rng is None else _SHORT[int(rng.integers(len(_SHORT)))]
+    return form.format(one=f"{colour} {shape}", many=f"{colour} {plural(shape)}")
 
 
 def token_rows(captions: Sequence[str], words: dict[str, int], rng: np.random.Generator | None = None) -> Tokens:

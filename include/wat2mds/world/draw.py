@@ -90,12 +90,15 @@ def marked(picture: Picture, mark: Mark) -> Picture:
 
 def caption(picture: Picture) -> str:
     """Such as "three small red circles at the left on a blue background"; says nothing of the mark."""
-    plural = {"cross": "crosses"}.get(picture.shape, picture.shape + "s")
-    noun = picture.shape if picture.count == 1 else plural
+    noun = picture.shape if picture.count == 1 else plural(picture.shape)
     return (
         f"{_NUMBER[picture.count]} {picture.size} {picture.colour} {noun} {_WHERE[picture.position]}"
         f" on a {picture.background} background"
     )
+
+
+def plural(shape: str) -> str:
+    return {"cross": "crosses"}.get(shape, shape + "s")
 
 
 def appeal(picture: Picture) -> float:
