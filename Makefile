@@ -19,7 +19,7 @@ demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airf
 	@$(BIN)/wat2mds demo $(if $(filter 0,$(KEEP_UP)),--no-keep-up,--keep-up)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in a dozen ways (half an hour); needs Debian's postgresql and redis-server
 	FAULTS=all $(BIN)/python -m pytest tests/dags/test_faults_live.py $(PYTEST_ARGS)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -18,12 +20,21 @@ for name in [name for name in os.environ if name.startswith("WAT2MDS_")]:
     del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByFile(LoadScopeScheduling):
+    """`make test` runs two processes: one begins with the live tests, which share an Airflow; the other takes the rest, file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "live" if file.endswith("_live.py") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # `make test` runs two processes: one begins with the live tests, which share an Airflow, and the other takes the rest, file by file.
-    items.sort(key=lambda item: item.get_closest_marker("live") is None)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("live" if item.get_closest_marker("live") else str(item.path)))
+    items.sort(key=lambda item: not item.path.name.endswith("_live.py"))
     if SHARED.is_dir():
         return
     skip = pytest.mark.skip(reason="the real data in ../shared is not here (a user's clone); CI requires it")
