@@ -44,11 +44,11 @@ import numpy as np
 
 from tests.benchmarks.synthetic import uids_of
 from wat2mds.search.assembly import Held, assemble, train_on
-from wat2mds.search.building import read_held, write_tables
+from wat2mds.search.building import FALL, read_held, write_tables
 from wat2mds.search.index_types import choose
 from wat2mds.search.lists import Codes
 from wat2mds.search.reading import SearchIndex
-from wat2mds.search.recall import measure
+from wat2mds.search.recall import GOOD, measure
 from wat2mds.search.records import IndexRecord
 from wat2mds.search.training import threads
 from wat2mds.search.vectors import BLOCK, Modality, normalized
@@ -129,6 +129,7 @@ def build(given: argparse.Namespace, folder: Path) -> dict[str, object]:
 def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     """All rounds, on the index that lies in ``folder``; recall is looked at again after the last."""
     made = json.loads((folder / "index.json").read_text())
+    trained = made["recall_stored"]
     came_back, filling, waited = 0, 0.0, 0.0
     with Memory() as memory, threads(1):
         for number in range(1, given.rounds + 1):
@@ -142,7 +143,8 @@ def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
             held = assemble(vectors, {"image": Codes.mapped(old.files["image"])}, folder, old)
             filling += time.process_time() - started
             waited += time.perf_counter() - began
-            made = keep(held, vectors, made["type"], folder, None if number == given.rounds else made["nprobe"])
+            last = number == given.rounds
+            made = keep(held, vectors, made["type"], folder, None if last else made["nprobe"], max(GOOD, trained - FALL))
             removed = set(uid_texts(np.setdiff1d(np.asarray(old.uids), held.uids)))
             came_back += returned(open_here(folder, made), vectors, removed)
             print(
@@ -157,13 +159,15 @@ def rounds(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     }
 
 
-def keep(held: Held, vectors: Synthetic, index_type: str, folder: Path, nprobe: int | None = None) -> dict[str, object]:
-    """The files of an index as a store would have them; without ``nprobe`` it is chosen by recall."""
+def keep(
+    held: Held, vectors: Synthetic, index_type: str, folder: Path, nprobe: int | None = None, good: float = GOOD
+) -> dict[str, object]:
+    """The files of an index as a store would have them; without ``nprobe`` it is chosen by recall, ``good`` being enough."""
     write_tables(held, folder)
     found: dict[str, object] = {"units": held.units, "type": index_type, "nprobe": nprobe}
     if nprobe is None:
         started = time.process_time()
-        measured = measure({"image": Codes.mapped(held.files["image"])}, vectors, held.rows(vectors), len(held.uids))
+        measured = measure({"image": Codes.mapped(held.files["image"])}, vectors, held.rows(vectors), len(held.uids), good)
         found |= {
             "nprobe": measured.nprobe["image"],
             "recall_stored": measured.recall,

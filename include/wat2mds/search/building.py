@@ -25,7 +25,7 @@ from wat2mds.search import index_types
 from wat2mds.search.assembly import ROWS, Held, assemble, train_on
 from wat2mds.search.lists import Codes
 from wat2mds.search.reading import fetched
-from wat2mds.search.recall import Measured, measure
+from wat2mds.search.recall import GOOD, Measured, measure
 from wat2mds.search.records import IndexRecord, create_record, list_indices, read_record
 from wat2mds.search.training import SEED, threads
 from wat2mds.search.vectors import MODALITIES, StoredVectors
@@ -37,7 +37,7 @@ from wat2mds.versions import Version, read_version
 log = logging.getLogger(__name__)
 # Recall is measured again once this share of the vectors has come or gone since.
 MEASURE_AFTER = 0.05
-# Recall may fall so far below that of the last training.
+# Recall may fall so far below that of the last training: more lists are searched for it, and where that is not enough it is trained anew.
 FALL = 0.005
 DEFAULT = "small"
 
@@ -152,7 +152,7 @@ class _Work:
         log.info("index %s of version %d: %d vectors added, %d removed", self.name, self.version.number, held.added, held.removed)
         record = replace(old, version=self.version.number, count=len(held.uids), changed=changed, memory_limit=self.memory_limit)
         if changed > MEASURE_AFTER * len(held.uids):
-            measured = self._measured(held)
+            measured = self._measured(held, max(GOOD, old.trained_recall - FALL))
             if reason := why_train(old, self.count, self.vectors.dim, self.memory_limit, self.vectors.clip, measured):
                 log.info("index %s is trained anew: %s", self.name, reason)
                 return self.fresh()
@@ -167,9 +167,9 @@ class _Work:
             )
         return self._published(held, record)
 
-    def _measured(self, held: Held) -> Measured:
+    def _measured(self, held: Held, good: float = GOOD) -> Measured:
         codes = {modality: Codes.mapped(path) for modality, path in held.files.items()}
-        return measure(codes, self.vectors, held.rows(self.vectors), len(held.uids))
+        return measure(codes, self.vectors, held.rows(self.vectors), len(held.uids), good)
 
     def _published(self, held: Held, record: IndexRecord) -> IndexRecord:
         """Put the objects, always anew, which gives them a time that vacuum respects; then commit."""

@@ -4,7 +4,8 @@ In: an index, all vectors, a sample of queries. Out: ``Measured``. Guaranteed: t
 codes; a query does not find itself; samples that are as like the query as the tenth count as found whichever of them is.
 What does not belong here: how fast a search is.
 
-The number of lists searched is the least power of two that gives GOOD, or all but MARGIN of what more lists give. autofaiss takes the most
+The number of lists searched is the least power of two that gives GOOD, or what is asked for above it, or all but MARGIN of what more lists
+give. autofaiss takes the most
 that can be searched in 10 ms, which would differ from run to run.
 """
 
@@ -42,8 +43,11 @@ class Measured:
         return min(self.recalls.values())
 
 
-def measure(codes: Mapping[Modality, Codes], vectors: Vectors, rows: Mapping[str, np.ndarray], total: int) -> Measured:
-    """Images and texts of a sample search the indices ``codes``; ``rows``: the rows of each unit, in its own order."""
+def measure(
+    codes: Mapping[Modality, Codes], vectors: Vectors, rows: Mapping[str, np.ndarray], total: int, good: float = GOOD
+) -> Measured:
+    """Images and texts of a sample search the indices ``codes``; ``rows``: the rows of each unit, in its own order; ``good``: the recall
+    that is enough."""
     own = drawn(total, QUERIES)
     queries = {modality: take(vectors, rows, own, modality) for modality in codes}
     nprobe: dict[str, int] = {}
@@ -55,7 +59,7 @@ def measure(codes: Mapping[Modality, Codes], vectors: Vectors, rows: Mapping[str
             for block in vectors.blocks(unit, searched):
                 best.see(block, theirs[start : start + len(block)])
                 start += len(block)
-        found = _tune(codes[searched], best, len(codes))
+        found = _tune(codes[searched], best, len(codes), good)
         nprobe[searched] = found[0]
         recalls |= {f"{searched} by {by}": round(value, 4) for by, value in zip(codes, found[1], strict=True)}
     return Measured(nprobe, recalls, len(own))
@@ -96,7 +100,7 @@ class _Truth:
         return found
 
 
-def _tune(codes: Codes, truth: _Truth, kinds: int) -> tuple[int, list[float]]:
+def _tune(codes: Codes, truth: _Truth, kinds: int, good: float) -> tuple[int, list[float]]:
     """(lists searched, recall of each kind of queries)."""
     tried: list[tuple[int, list[float]]] = []
     wide = 1
@@ -105,8 +109,8 @@ def _tune(codes: Codes, truth: _Truth, kinds: int) -> tuple[int, list[float]]:
         by_kind = np.split(truth.recall(rows), kinds)
         tried.append((wide, [1.0 if np.isnan(part).all() else float(np.nanmean(part)) for part in by_kind]))
         lowest = [min(values) for _, values in tried]
-        if lowest[-1] >= GOOD or wide >= codes.lists or (len(lowest) > 3 and lowest[-1] - lowest[-3] < MARGIN / 2):
+        if lowest[-1] >= good or wide >= codes.lists or (len(lowest) > 3 and lowest[-1] - lowest[-3] < MARGIN / 2):
             break
         wide = min(2 * wide, codes.lists)
-    enough = min(GOOD, max(lowest) - MARGIN)
+    enough = min(good, max(lowest) - MARGIN)
     return next(entry for entry, low in zip(tried, lowest, strict=True) if low >= enough)
