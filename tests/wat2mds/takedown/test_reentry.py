@@ -14,9 +14,11 @@ from tests.wat2mds.search.conftest import bring
 from tests.wat2mds.stages.conftest import build_wat_file
 from tests.wat2mds.takedown.searching import found_below
 from tests.wat2mds.takedown.test_takedown import SETTINGS, check_consistent, folder_of, listed, published, samples_of, take_down
+from wat2mds import subsets
 from wat2mds.failures import failures, retriable
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.retries import plan_retries
+from wat2mds.search.building import update
 from wat2mds.stages import convert, dedup, publish, upload
 from wat2mds.store import Store
 from wat2mds.takedown.applying import complete
@@ -109,6 +111,9 @@ def test_beside_publishers(published: str) -> None:
     assert not now & set(gone)
     assert now >= before.keys() - set(gone)
     assert found_below(folder_of(published), [before[uid] for uid in sorted(before)[:3]]) == []
+    # What build_search_index and build_subset do after a publish, which may be the last to have made a version.
+    update(published)
+    subsets.refresh(published)
     check_consistent(published, set(now))
     assert all(type(error).__name__ in ("TransientError", "DataError", "FileNotFoundError") for error in errors), errors
 
