@@ -34,7 +34,7 @@ NOT_IN_THE_DEMO = {
     "too_large", "too_small_side", "aspect",
     "animated", "decode_memory", "decode_timeout", "decode_crash", "blocked", "placeholder", "unsafe_word", "host_resting", "toxic",
     "underage", "animal", "low_aesthetic", "language", "few_words", "few_characters", "small_original", "narrow_original",
-    "near_duplicate",
+    "near_duplicate", "taken_down", "taken_down_image", "withdrawn",
 }  # fmt: skip
 
 
