@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,13 +14,9 @@ from types import TracebackType
 
 import pytest
 
+from wat2mds.deploy.launcher import free_port
+
 FAST = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _program(name: str) -> str:
@@ -40,7 +35,7 @@ class _Server:
     def __init__(self) -> None:
         # Not below pytest's folder, which only its own user may enter: PostgreSQL refuses to run as root.
         self.folder = Path(tempfile.mkdtemp(prefix=f"wat2mds-{type(self).__name__.lower()}-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     command: Sequence[str]

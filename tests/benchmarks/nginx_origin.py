@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from wat2mds.deploy.launcher import free_port
+
 ADDRESS = "127.0.0.1"
 CONFIGURATION = """
 {user}
@@ -64,7 +66,7 @@ class Nginx:
             sys.exit("nginx is not there; on Debian: apt-get install nginx-light")
         self.base = base
         self.bundle = base / "bundle.pem"
-        self.ports = {"http": _free_port(), "https": _free_port()}
+        self.ports = {"http": free_port(), "https": free_port()}
         (base / "temporary").mkdir(parents=True)
         self._certify()
         # A master that is root gives its workers to another user, who may not read here.
@@ -116,12 +118,6 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePri
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
     return builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-
-
-def _free_port() -> int:
-    with socket.create_server((ADDRESS, 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def _listens(port: int) -> bool:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -146,7 +146,7 @@ class Launcher:
             if name not in ports or not _is_free(ports[name]):
                 if name == "api" and self._wanted_port is not None:
                     raise ConfigError(f"port {self._wanted_port} is taken; choose another, or none to have a free one chosen")
-                ports[name] = _free_port(not_these=set(ports.values()))
+                ports[name] = free_port(not_these=ports.values())
         return state
 
     def _save_state(self) -> None:
@@ -326,7 +326,8 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex((HOST, port)) != 0
 
 
-def _free_port(not_these: set[int]) -> int:
+def free_port(not_these: Collection[int] = ()) -> int:
+    """One that nobody on this machine listens on now."""
     while True:
         with socket.socket() as probe:
             probe.bind((HOST, 0))

@@ -31,6 +31,7 @@ from wat2mds.stages.publish.index import named_from_dataset
 from wat2mds.stages.publish.shards import index_mismatches, raw_bytes
 from wat2mds.store import Store, join
 from wat2mds.takedown.finding import METADATA, Found
+from wat2mds.unit_rows import read_checked
 from wat2mds.units import PublishedUnit, StoredObject
 
 _OTHER = "/other/"
@@ -203,17 +204,6 @@ class _Rewriting:
         path = f"{kind}/{self.name}/{rest}"
         self.dataset.write(path, content)
         return StoredObject(path, len(content), hashlib.sha256(content).hexdigest())
-
-
-def read_checked(dataset: Store, entry: StoredObject, unit: PublishedUnit) -> bytes:
-    """Raises TransientError for an object that is gone, or not what was uploaded."""
-    try:
-        content = dataset.read(entry.path)
-    except FileNotFoundError as error:
-        raise TransientError(f"{error}: clear the upload task of {unit.key}") from error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise TransientError(f"{join(dataset.url, entry.path)} is not what was uploaded: clear the upload task of {unit.key}")
-    return content
 
 
 def _with_outcomes(dataset: Store, unit: PublishedUnit, gone: Set[str], name: str) -> PublishedUnit:
