@@ -11,7 +11,7 @@ FIND_LINKS := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*fin
 export UV_FIND_LINKS ?= $(FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-faults train-check lint bench lock env clean
+.PHONY: help demo test test-faults train-check lint bench bench-chain lock env clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -44,6 +44,9 @@ bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, conve
 	$(BIN)/python -m tests.benchmarks.takedown
 	$(BIN)/python -m tests.benchmarks.search_index
 	$(BIN)/python -m tests.benchmarks.train_check
+
+bench-chain: $(STAMP) ## the whole chain from WAT files to MDS: through Airflow, by the command line, and cc2dataset, img2dataset, clip-retrieval and streaming's converter chained by a script, on the real photographs of ../shared (ten minutes on two idle cores)
+	$(BIN)/python -m tests.benchmarks.chain $(BENCH_ARGS)
 
 lock: $(UV) ## make requirements.txt anew from pyproject.toml (torch's CUDA packages stay out: the file serves CPU and GPU machines)
 	UV_FIND_LINKS= $(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --quiet $(UPGRADE) \
