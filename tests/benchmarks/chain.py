@@ -66,7 +66,7 @@ PEER_STEPS = ROOT / "tests" / "benchmarks" / "peer_chain.py"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- measured: bench-chain -->\n", "<!-- end measured -->\n"
 PROCESSES, THREADS, SHARD, BATCH = 2, 64, 1000, 64
-LEAST = 0.1
+LEAST = 0.0
 DAG, DATASET = "build_dataset", "chain"
 REPAIRS = (
     "cc2dataset: Spark needs Java and is left out: its extraction runs in a pool of processes, its duplicates are dropped by pandas",
@@ -97,6 +97,10 @@ class Chain:
         for use in self.steps.values():
             whole += use
         return whole
+
+    @property
+    def read(self) -> int:
+        return self.pairs[-1][1]
 
     def step(self, name: str, use: Use) -> None:
         self.steps.setdefault(name, Use()).__iadd__(use)
@@ -287,7 +291,7 @@ def describe(chains: list[Chain], world: World) -> str:
         f"end; {WAT_FILES} WAT files, {world.pages:,} pages, {world.links:,} image links, {world.images:,} photographs to be had:\n",
         table(
             ["Chain", "Wall s", "CPU s", "Peak MB", "Samples read", "CPU ms a sample"],
-            [[c.name, *figures(c.total), f"{c.pairs[-1][1]:,}", f"{c.total.cpu / c.pairs[-1][1] * 1e3:.1f}"] for c in chains],
+            [[c.name, *figures(c.total), f"{c.read:,}", f"{c.total.cpu / max(1, c.read) * 1e3:.1f}"] for c in chains],
         ),
     ]
     for chain in chains:
@@ -313,9 +317,14 @@ def processor() -> str:
 
 
 def agree(chains: list[Chain]) -> bool:
-    """Whether both of our ways published the same; prints how the peers' samples differ from ours."""
+    """Whether each chain's shards hold what it kept, and both of our ways published the same; prints how the peers' samples differ."""
     ours = [chain for chain in chains if chain.name != "peers"]
     equal = all(chain.similarity == ours[0].similarity for chain in ours)
+    for chain in chains:
+        (_, kept, _), (_, read, _) = chain.pairs[-2:]
+        if kept != read or not read:
+            print(f"{chain.name}: {kept:,} samples were kept, and {read:,} can be READ")
+            equal = False
     if len(ours) > 1:
         print(f"\nBoth of wat2mds's ways published {'the same samples' if equal else 'DIFFERENT SAMPLES'}")
     for peer in (chain for chain in chains if chain.name == "peers" and ours):

@@ -134,7 +134,7 @@ def write_world(folder: Path, data: Path, most: int | None) -> World:
 
 
 def name_of(host: int) -> str:
-    return f"www.album{host:03d}.example"
+    return f"album{host:03d}.photos.example.org"
 
 
 def put(folder: Path, host: int, path: str, body: bytes) -> None:
