@@ -13,12 +13,12 @@ the WAT files too; it is not counted. All of them: 256 pixels, ratio kept, JPEG 
 project's tiny CLIP in batches of 64, float32; similarity of LEAST at least; SHA-1 and xxh64 of shards. wat2mds runs by the
 profile laion400m with its politeness on: 4 requests to a host at a time, 0.1 s between two.
 
-What favours the peers: Spark is left out; they ask no host for robots.txt and tdmrep.json, spare no host, check no header before decoding,
-make no MD5, SHA-1 and PDQ, no language, no Delta table, embeddings in the dataset, quality report, look for near-duplicates or read-back;
-nothing of theirs could be resumed, and nothing is verified. What favours wat2mds: it shares one environment and reads its own model. What
-favours neither: two WAT files of 500 pages each, where a real one has 30,000: each of wat2mds's stages starts once a WAT file, each peer
-once for all, so that start-ups weigh sixty times more here than they do there; the tiny CLIP costs little, which hides most of what
-``tests.benchmarks.clip`` measures.
+What favours the peers: Spark, its start and its shuffle are left out; they ask no host for robots.txt and tdmrep.json, spare no host,
+check no header before decoding, make no MD5, SHA-1 and PDQ, find no language, write no quality report, no embeddings and metadata of a
+dataset, no look for near-duplicates, read nothing back, and could not go on where they were interrupted. What favours wat2mds: one nginx
+keeps all connections open, as few hosts of the web do. What weighs more here than in use, for wat2mds most: two WAT files of 500 pages
+each, where a real one has 30,000. Each of wat2mds's stages starts once a WAT file, Airflow's tasks with them, each peer once for all. The
+tiny CLIP costs little, which hides what ``tests.benchmarks.clip`` measures.
 
 CPU seconds are those of all processes, from the kernel; peak is the largest sum of proportional set sizes of a step's processes, sampled
 twice a second. Each chain runs once. Speed is read, not asserted; asserted is that all MDS samples can be read, and that both of
