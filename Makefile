@@ -32,8 +32,9 @@ lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck docker/install.sh .ci/run
+	$(BIN)/shellcheck docker/*.sh .ci/run
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/check-jsonschema --schemafile tests/deploy/airflow_chart_values.schema.json docker/helm-values.yaml
 
 bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, convert beside streaming's LAION converter, filter beside clip-retrieval, language beside fastText, subsets beside converting anew, a takedown's list against published rows, a kNN index of a million vectors (20 minutes on two idle cores), training on filtered beside unfiltered pairs, on the real data of ../shared
 	$(BIN)/python -m tests.benchmarks.extract

@@ -93,6 +93,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
     )
     (Path(found.stdout.strip()) / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    airflow = python.parent / "airflow"
+    airflow.write_text('#!/bin/sh\nexec python -m airflow "$@"\n')
+    airflow.chmod(0o755)
     path = f"{python.parent}:/usr/bin:/bin"
     image = Image(
         base / "root", python, {"PATH": path, "HOME": str(base / "home"), "UV_OFFLINE": "1", "UV_CACHE_DIR": str(base / "uv")}
@@ -165,14 +168,17 @@ def test_what_is_copied_suffices(image: Image) -> None:
 
 
 def test_its_programs_run(image: Image) -> None:
-    program = json.loads(dict(instructions())["ENTRYPOINT"])
-    assert program == ["airflow"]
+    (program,) = json.loads(dict(instructions())["ENTRYPOINT"])
     assert [point.dist.name for point in entry_points(group="console_scripts", name="airflow") if point.dist] == [
         "apache-airflow-core"
     ]
     (version,) = json.loads(dict(instructions())["CMD"])
-    said = image.run(str(image.python), "-m", "airflow", version)
-    assert said.splitlines()[-1] in (ROOT / "pyproject.toml").read_text("utf-8")
+    entrypoint = str(image.inside(program))
+    said = image.run(entrypoint, version).splitlines()[-1]
+    assert said in (ROOT / "pyproject.toml").read_text("utf-8")
+    # As Airflow's Helm chart and its probes call it, and the KubernetesExecutor.
+    assert image.run(entrypoint, "bash", "-c", "exec airflow version").splitlines()[-1] == said
+    assert "--json-string" in image.run(entrypoint, "python", "-m", "airflow.sdk.execution_time.execute_workload", "--help")
     # The stages' program, as a task finds it on its path: with its profiles, which are data of the package.
     command = str(image.python.parent / "wat2mds")
     assert "laion400m" in image.run(command, "models", "list")
