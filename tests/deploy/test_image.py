@@ -66,7 +66,7 @@ class Image:
         return done.stdout
 
     def copy(self, sources: list[str], to: str) -> None:
-        """As COPY of one file or folder, or of several into a folder; only what git has, as a clean clone's."""
+        """As COPY does: into a folder where ``to`` ends so, else under that name. Only what git has, as a clean clone's."""
         for source in sources:
             listed = subprocess.run(
                 ["git", "ls-files", "-z", source], cwd=ROOT, capture_output=True, text=True, check=True
@@ -74,7 +74,11 @@ class Image:
             files = listed.strip("\0").split("\0")
             assert files != [""], f"COPY {source}: git has no such file"
             for file in files:
-                place = self.inside(to) / (Path(file).relative_to(source) if (ROOT / source).is_dir() else Path(file).name)
+                place = self.inside(to)
+                if (ROOT / source).is_dir():
+                    place /= Path(file).relative_to(source)
+                elif to.endswith("/"):
+                    place /= Path(file).name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, place)
 
