@@ -29,7 +29,7 @@ class ListingSensor(BaseOperator):
     template_fields = ("listing",)
     ui_color = "#e6f1f2"
 
-    def __init__(self, *, listing: str, wait: timedelta, poke_interval: timedelta = timedelta(minutes=5), **kwargs: Any) -> None:
+    def __init__(self, *, listing: str, wait: timedelta, poke_interval: timedelta = timedelta(minutes=1), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.listing = listing
         self.wait = wait
