@@ -15,7 +15,6 @@ from typing import Any
 
 _LINE_BYTES = 65536
 _MOST_HEADERS = 100
-_MOST_INTERIM = 10  # 100 Continue, 103 Early Hints
 _READ_BYTES = 1 << 16
 _NOT_IN_A_REQUEST = re.compile(r"[\x00-\x20\x7f]")
 
@@ -99,22 +98,23 @@ class Response(HTTPResponse):
         self.begin()
 
     def begin(self) -> None:
-        for _ in range(_MOST_INTERIM):
+        while True:  # 100 Continue, 103 Early Hints, until the deadline
             version, self.code, reason = self._read_status()  # type: ignore[attr-defined]
             self.status, self.reason = self.code, reason.strip()
             self.headers = self.msg = _headers(self.fp)  # type: ignore[assignment]
             if not 100 <= self.status < 200 or self.status == 101:
                 break
-        else:
-            raise HTTPException(f"more than {_MOST_INTERIM} interim answers")
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise UnknownProtocol(version)
         self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
         self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"  # type: ignore[assignment]
         self.chunk_left = None
         self.will_close = self._check_close()  # type: ignore[attr-defined]
-        announced = self.headers.getlist("content-length")[:1]
-        self.length = int(announced[0]) if announced and announced[0].isdecimal() and not self.chunked else None
+        lengths = {length.strip() for value in self.headers.getlist("content-length") for length in value.split(",")}
+        if len(lengths) > 1:
+            raise HTTPException("several lengths")
+        announced = "".join(lengths)
+        self.length = int(announced) if announced.isdecimal() and not self.chunked else None
         if self.status in (204, 304) or 100 <= self.status < 200:
             self.length = 0
         self.will_close = self.will_close or (not self.chunked and self.length is None)
