@@ -107,7 +107,7 @@ class Response(HTTPResponse):
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise UnknownProtocol(version)
         self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"  # type: ignore[assignment]
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         self.chunk_left = None
         self.will_close = self._check_close()  # type: ignore[attr-defined]
         lengths = {length.strip() for value in self.headers.getlist("content-length") for length in value.split(",")}

@@ -212,7 +212,7 @@ class Pool:
 
     def put_back(self, connection: Connection) -> None:
         """One that is usable."""
-        dropped = []
+        dropped: list[Connection] = []
         with self._lock:
             idle = self._idle.setdefault(connection.origin, [])
             self._idle.move_to_end(connection.origin)

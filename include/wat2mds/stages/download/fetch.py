@@ -273,7 +273,7 @@ def _netloc(target: Url) -> str:
     return str(target.host) if default else f"{target.host}:{target.port}"
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Headers | Mapping[str, str]) -> float | None:
     """Seconds that Retry-After asks for, as seconds or as a date (RFC 9110 10.2.3); None where it is not there or makes no sense."""
     text = headers.get("Retry-After", "").strip()
     if not text:
