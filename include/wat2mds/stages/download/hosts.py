@@ -85,7 +85,8 @@ class Hosts:
         try:
             self._file = os.open(private(folder) / "hosts", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if os.fstat(self._file).st_size < _BUCKETS * _BUCKET_BYTES:
-                os.ftruncate(self._file, _BUCKETS * _BUCKET_BYTES)
+                # Not sparse: a write to a mapped hole on a full disk would be SIGBUS.
+                os.posix_fallocate(self._file, 0, _BUCKETS * _BUCKET_BYTES)
             self._table = mmap.mmap(self._file, _BUCKETS * _BUCKET_BYTES)
         except OSError as error:
             raise TransientError(f"cannot open the table of hosts in {folder}: {error}") from error
