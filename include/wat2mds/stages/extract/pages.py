@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from stringzilla import find
 
-from wat2mds.pairs.licenses import MARKER
+from wat2mds.pairs.licenses import MARKER, may_be_license
 
 IMAGE_LINK = b'"IMG@/src"'
 _BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not gives invalid JSON when it is cut
@@ -37,7 +37,7 @@ class Link(msgspec.Struct, gc=False):
 
 
 class Page(msgspec.Struct, gc=False):
-    """A page with its image links. ``license_links`` are (URL, rel) of all links, where any names Creative Commons."""
+    """A page with its image links. ``license_links`` are (URL, rel) of those that name Creative Commons."""
 
     images: list[Link]
     url: str | None = None
@@ -126,7 +126,7 @@ def read_page(text: bytes | bytearray, start: int, end: int, salvage: bool = Tru
         header.date,
         response.status.code if response.status else None,
         head.base,
-        [(link.url, link.rel) for link in links if link.url],
+        [(link.url, link.rel) for link in links if link.url and may_be_license(link.url)],
     )
 
 
