@@ -21,7 +21,7 @@ demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airf
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in a dozen ways (half an hour); needs Debian's postgresql and redis-server
+test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in sixteen ways (half an hour); needs Debian's postgresql, redis-server and faketime, and root to fill a disk
 	FAULTS=all $(BIN)/python -m pytest tests/dags/test_faults_live.py $(PYTEST_ARGS)
 
 train-check: $(STAMP) ## train a small CLIP on the demo world's filtered pairs, unfiltered ones and shuffled captions; compare them
@@ -32,7 +32,9 @@ lint: $(STAMP) ## ruff, the type checker, the Docker files' own checkers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck docker/*.sh .ci/run
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/check-jsonschema --schemafile tests/deploy/airflow_chart_values.schema.json docker/helm-values.yaml
 
 bench: $(STAMP) ## extract beside cc2dataset, download beside img2dataset, convert beside streaming's LAION converter, filter beside clip-retrieval, language beside fastText, subsets beside converting anew, a takedown's list against published rows, a kNN index of a million vectors (20 minutes on two idle cores), training on filtered beside unfiltered pairs, on the real data of ../shared
 	$(BIN)/python -m tests.benchmarks.extract
@@ -61,13 +63,13 @@ $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "wat2mds needs Python 3.11; $(PYTHON) is another. Install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 78; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	docker/install.sh uv $(BIN)/python
 
-# Installed anew only when the lock or the package's metadata changed.
-$(STAMP): requirements.txt pyproject.toml | $(UV)
+# Installed anew only when the lock, the package's metadata or the steps changed; the image is made by the same steps.
+$(STAMP): requirements.txt pyproject.toml docker/install.sh | $(UV)
 	@echo 'Setting up $(VENV): about 300 packages, 3 GB; a few minutes the first time.'
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.txt
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	docker/install.sh dependencies $(BIN)/python --quiet
+	docker/install.sh package $(BIN)/python --quiet
 	@touch $(STAMP)
 
 clean: ## remove the environment and what demo and tests left

@@ -7,6 +7,10 @@ whole one has (`WAT2MDS_SNAPSHOT_SEGMENTS`), is left for the next day; the log a
 on a snapshot's batches run by themselves in `build_dataset`, as far as `WAT2MDS_SCHEDULE_FROM` and `WAT2MDS_SCHEDULE_COVERS` say;
 `wat2mds schedule` shows how many hours and terabytes that is. No restart is needed.
 
+Where the newest snapshot of the list has no `wat.paths.gz` yet and the source is on S3, `wait_for_listing` waits for it, six hours at
+most, in the triggerer, where it costs no slot; then `register` takes the snapshot the same day. Otherwise both are skipped, and say why. A
+source on S3 is asked with the store's credentials (connection `wat2mds_store`).
+
 ### By hand
 *Trigger* works untouched. *Dry run* only says what would be registered. `wat2mds refresh-snapshots` does the same without Airflow;
 `wat2mds snapshots register NAME` takes one snapshot by its name, whole or not.
@@ -25,13 +29,14 @@ Reads a list of some 40 KB and, once for each new snapshot, a listing of some 30
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from airflow.sdk import dag
+from airflow.sdk import chain, dag
 
 # Our own, light: Airflow puts the plugins folder on the path.
 from wat2mds_form import REFRESH_PARAMS, refresh_arguments
 from wat2mds_group import DEFAULT_ARGS
+from wat2mds_listing import AWAITED, ListingSensor
 from wat2mds_notify import deadline, run_failed
 from wat2mds_operator import StageOperator
 
@@ -49,7 +54,10 @@ from wat2mds_operator import StageOperator
     tags=["snapshots", "common-crawl"],
 )
 def refresh_snapshots() -> None:
-    StageOperator(task_id="refresh", stage="refresh-snapshots", arguments=refresh_arguments)
+    refresh = StageOperator(task_id="refresh", stage="refresh-snapshots", arguments=refresh_arguments)
+    wait = ListingSensor(task_id="wait_for_listing", listing=AWAITED, wait=timedelta(hours=6))
+    register = StageOperator(task_id="register", stage="refresh-snapshots", arguments=refresh_arguments)
+    chain(refresh, wait, register)  # `refresh` names the listing that is waited for, `register` takes it
 
 
 refresh_snapshots()

@@ -50,10 +50,11 @@ def run_is_late(context: Mapping[str, Any]) -> None:
 
 def deadline() -> DeadlineAlert:
     """Counted from when a run was queued, so that one which waits for others counts too."""
+    place = deployment()
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(hours=deployment().run_deadline_hours),
-        callback=SyncCallback("wat2mds_notify.run_is_late"),
+        interval=timedelta(hours=place.run_deadline_hours),
+        callback=SyncCallback("wat2mds_notify.run_is_late", executor=place.deadline_executor or None),
     )
 
 

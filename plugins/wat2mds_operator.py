@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
@@ -52,21 +52,25 @@ def failure(code: int, last_error: str, arguments: Sequence[str]) -> AirflowExce
     return AirflowException(message) if code == TransientError.exit_code else AirflowFailException(message)
 
 
-def store_environment(root: str) -> dict[str, str]:
-    """AWS_ variables from the Airflow connection ``wat2mds_store``; empty where the store is local or there is no connection.
-
-    Without the connection an ``s3:`` store is opened with whatever the worker has: instance role, AWS_ variables, profile.
-    """
-    if not root.startswith("s3:"):
-        return {}
-    # Imported here: boto3 costs a second, and only a store on S3 needs it.
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
-    from airflow.sdk import BaseHook
-    from airflow.sdk.log import mask_secret
-
+def store_connection() -> str | None:
+    """The name of the connection to the store; None without it, and then S3 is asked as whatever the worker is: instance role, AWS_
+    variables, profile."""
     try:
         BaseHook.get_connection(STORE_CONNECTION)
     except AirflowNotFoundException:
+        return None
+    return STORE_CONNECTION
+
+
+def store_environment(*urls: str) -> dict[str, str]:
+    """AWS_ variables from the Airflow connection ``wat2mds_store``; empty where none of the URLs is on S3 or there is no connection."""
+    if not any(url.startswith("s3:") for url in urls):
+        return {}
+    # Imported here: boto3 costs a second, and only a store on S3 needs it.
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+    from airflow.sdk.log import mask_secret
+
+    if store_connection() is None:
         return {}
     hook = AwsGenericHook(aws_conn_id=STORE_CONNECTION, client_type="s3")
     credentials = hook.get_credentials()
@@ -87,7 +91,8 @@ def stage_environment() -> dict[str, str]:
     """The program's environment: ours, without Airflow's own (its keys are no business of a program that decodes strangers'
     images), with the store's credentials."""
     ours = {name: value for name, value in child_environment().items() if not name.lstrip("_").startswith("AIRFLOW")}
-    return {**ours, **store_environment(deployment().root), "PYTHONUNBUFFERED": "1"}
+    place = deployment()
+    return {**ours, **store_environment(place.root, place.source, place.collinfo), "PYTHONUNBUFFERED": "1"}
 
 
 class StageOperator(BaseOperator):

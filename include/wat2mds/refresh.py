@@ -26,12 +26,14 @@ from wat2mds.snapshots import (
 @dataclass
 class Refreshed:
     """``listed``: snapshots in Common Crawl's list, ``known`` those among them that were registered before; ``registered``: the new
-    ones' segments, oldest snapshot first; ``left``: for each that was not taken, the reason."""
+    ones' segments, oldest snapshot first; ``left``: for each that was not taken, the reason; ``awaited``: where the newest one's
+    WAT files will be listed, if they are not yet. Older ones without a listing never had WAT files."""
 
     listed: int
     known: int
     registered: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    awaited: str = ""
 
 
 def refresh(
@@ -52,10 +54,13 @@ def refresh(
     known = {snapshot.id for snapshot in registry.snapshots()}
     done = Refreshed(len(listed), len(known & listed.keys()))
     listings: dict[str, bytes] = {}
+    newest = max(listed, key=lambda name: (listed[name][1], name))
     for name in sorted(listed.keys() - known, key=lambda name: (listed[name][1], name)):
         where = wat_paths_url(source, name)
         listing = read_wat_paths(source, name)
         if listing is None:
+            if name == newest:
+                done.awaited = where
             done.left[name] = (
                 f"there is no {where}: its WAT files are not listed yet, or it has none, as Common Crawl's before 2013"
             )

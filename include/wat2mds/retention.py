@@ -3,7 +3,8 @@
 In: a dataset, two ages. Out: the objects that went. Guaranteed: only files of WAT files that the newest version holds go, and only where
 nothing below their folder was written for as long; manifests and what block lists hit stay, so that what is done stays done, and a run
 that needs the files makes them again (``reprocess.forget_lost``); a run that was just planned has marked its WAT files (``mark_planned``)
-and keeps them. What does not belong here: published objects (``stages/publish/vacuum.py``).
+and keeps them. The images of one WAT file go earlier where its upload is told so (``remove_images``). What does not belong here:
+published objects (``stages/publish/vacuum.py``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from wat2mds.errors import ConfigError, DataError
+from wat2mds.lineage import parent
+from wat2mds.manifest import Manifest
 from wat2mds.plan import WatUnit
-from wat2mds.store import Object, Store, join
+from wat2mds.store import Object, Store, join, split
 from wat2mds.units import Units, segment_of, unit_key
 from wat2mds.versions import newest_version
 
@@ -77,6 +80,20 @@ def clean_work(dataset_url: str, images_after: timedelta, rest_after: timedelta,
         *(dataset_url, len(done.removed), done.size / 1e6, "would go" if dry_run else "removed", done.kept / 1e6),
     )
     return done
+
+
+def remove_images(converted: Manifest) -> None:
+    """Remove the images of a WAT file whose upload is complete: its shards, and the samples that they were made from. Manifests stay, so
+    that it stays done; may be repeated, after a kill for instance."""
+    size = 0
+    for manifest in (converted, parent(converted, "download")):
+        store = Store(split(manifest.url)[0])
+        size += sum(entry.size for entry in store.walk(manifest.folder))
+        store.delete_tree(manifest.folder)
+    if size:
+        log.info(
+            "%s is uploaded: its images, %.1f MB, are removed from the work folder", converted.extra["unit_name"], size / 1e6
+        )
 
 
 def mark_planned(unit: WatUnit) -> None:

@@ -121,6 +121,10 @@ class Deployment(BaseModel):
         gt=0,
         description="hours from its queueing after which people are told of a run that has not ended (connection wat2mds_notify)",
     )
+    deadline_executor: str = Field(
+        "",
+        description="the one of several executors that tells people of late runs; the KubernetesExecutor cannot. Empty: the first",
+    )
     store_timeout: float = Field(120, gt=0, description="seconds for one request to an object store, its answer included")
     store_retries: int = Field(
         10, ge=0, description="further tries of a request that an object store failed (5xx, SlowDown, reset)"

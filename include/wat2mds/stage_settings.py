@@ -380,6 +380,12 @@ class UploadSettings(Group):
         description="bytes of one part: a larger object goes in several, up to 4 of each object in memory at a time",
         json_schema_extra=_how,
     )
+    keep_images: bool = Field(
+        True,
+        description="keep a WAT file's images in the work folder after its upload, for other settings; false: they go as soon as each "
+        "object is verified, and are fetched again when they are needed",
+        json_schema_extra=_how,
+    )
 
 
 class PublishSettings(Group):

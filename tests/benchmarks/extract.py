@@ -19,7 +19,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import resource
+import re
 import shutil
 import statistics
 import subprocess
@@ -29,11 +29,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from wat2mds.drops import DropReason
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
 from wat2mds.stages.extract.pages import IMAGE_LINK, read_page
-from wat2mds.stages.extract.pairs import base_of, judge, judge_as_cc2dataset
+from wat2mds.stages.extract.pairs import Judged, base_of, judge, judge_as_cc2dataset
 from wat2mds.stages.extract.records import Record, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +88,11 @@ def measure(contender: str, wat: Path) -> dict[str, float]:
     return found
 
 
+def peak_bytes() -> int:
+    """This process's own peak; ``ru_maxrss`` is at least that of the process that started it."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+
+
 def child(contender: str, wat: str) -> None:
     """One measurement of ours or of the bare read; imports are not counted, for the peer neither."""
     # pyarrow imports these when it makes its first array; they are imports like the others.
@@ -106,7 +110,7 @@ def child(contender: str, wat: str) -> None:
             started = time.process_time()
             pairs = extract.run(wat, out, settings, snapshot="CC-MAIN-2024-10", segment="1.0", wat_file="00000").flows[1].left
     cpu = time.process_time() - started
-    print(json.dumps({"cpu": cpu, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "pairs": pairs}))
+    print(json.dumps({"cpu": cpu, "peak": peak_bytes(), "pairs": pairs}))
 
 
 def our_pairs(wat: Path) -> list[tuple[str, str]]:
@@ -117,7 +121,7 @@ def our_pairs(wat: Path) -> list[tuple[str, str]]:
             if page is not None and isinstance(record, Record) and record.exact:
                 bases = [base_of(page, COMPATIBLE.extract)] * len(page.images)
                 judged = judge_as_cc2dataset(page.images, bases, COMPATIBLE.extract)
-                found += [(made[0], made[2]) for made in judged if not isinstance(made, DropReason)]
+                found += zip(judged.pairs["url"], judged.pairs["caption"], strict=True)
     return found
 
 
@@ -160,14 +164,21 @@ def show_differences() -> None:
                     continue
                 strict = isinstance(record, Record) and record.exact and _page(record) is not None
                 count = len(page.images)
-                ours = judge(page.images, [base_of(page, NORMAL.extract)] * count, NORMAL.extract)
+                ours = _by_link(judge(page.images, [base_of(page, NORMAL.extract)] * count, NORMAL.extract))
                 theirs: list[object] = [None] * count
                 if strict:
-                    theirs = [*judge_as_cc2dataset(page.images, [base_of(page, COMPATIBLE.extract)] * count, COMPATIBLE.extract)]
+                    bases = [base_of(page, COMPATIBLE.extract)] * count
+                    theirs = _by_link(judge_as_cc2dataset(page.images, bases, COMPATIBLE.extract))
                 counts.update(_difference(one, other, strict) for one, other in zip(ours, theirs, strict=True))
     print("\nNormal mode against cc2dataset, link by link, over the same WATs\n")
     for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
         print(f"  {count:>7,}  {reason}")
+
+
+def _by_link(judged: Judged) -> list[object]:
+    """For each link its URL and caption, or why it gives no pair."""
+    pairs = zip(judged.pairs["url"], judged.pairs["caption"], strict=True)
+    return [next(pairs) if reason is None else reason for reason in judged.reasons]
 
 
 def _difference(ours: object, peer: object, strict: bool) -> str:
@@ -176,7 +187,7 @@ def _difference(ours: object, peer: object, strict: bool) -> str:
             return "only here: the record's length or JSON is damaged, and it is saved"
         if not isinstance(peer, tuple):
             return "only here: the URL is found (white space, scheme in capitals)"
-        changed = [name for name, one, other in (("URL", ours[0], peer[0]), ("caption", ours[2], peer[2])) if one != other]
+        changed = [name for name, one, other in (("URL", ours[0], peer[0]), ("caption", ours[1], peer[1])) if one != other]
         return f"in both, {' and '.join(changed)} cleaned" if changed else "in both, the same"
     if isinstance(peer, tuple):
         return f"only cc2dataset: dropped here as {ours}"

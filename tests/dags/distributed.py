@@ -28,6 +28,8 @@ from wat2mds.deploy.launcher import Launcher
 from wat2mds.snapshots import Registry
 from wat2mds.world.demo_world import NEWER
 
+# Stands for s3://commoncrawl; empty until a test puts a list there. What is built is read over HTTP, as it was registered.
+CRAWL = "s3://apart/crawl"
 WORKERS = {"builder": "default", "fetcher": "download,gpu"}
 
 
@@ -108,6 +110,8 @@ def apart(live: Live, s3_server: str, tmp_path_factory: pytest.TempPathFactory) 
                 **settings,
                 "WAT2MDS_SCHEDULE_FROM": "",
                 "WAT2MDS_SNAPSHOT_SEGMENTS": "",
+                "WAT2MDS_SOURCE": CRAWL,
+                "WAT2MDS_COLLINFO": f"{CRAWL}/collinfo.json",
                 "WAT2MDS_RUN_DEADLINE_HOURS": "0.001",
                 "AIRFLOW_CONN_WAT2MDS_STORE": json.dumps(connection),
             },

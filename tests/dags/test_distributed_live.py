@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
 import pytest
 
 from tests.dags.distributed import SECRET, Distributed, files_that_hold
-from tests.dags.live import DAG, Live
+from tests.dags.live import DAG, REFRESH_DAG, Live
 from wat2mds.store import Store
+from wat2mds.world.mirror import CrawlSegment, CrawlSnapshot, write_collinfo, write_wat_listing
 
 pytestmark = [pytest.mark.live, pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -39,3 +45,38 @@ def test_two_workers_without_a_common_disk_publish_what_one_machine_does(live: L
     assert files_that_hold(apart.base, SECRET.encode()) == ["home/environment"]
     store = Store(apart.root)
     assert [item.path for item in store.walk() if SECRET.encode() in store.read(item.path)] == []
+
+
+def test_a_listing_that_comes_late_on_s3_is_waited_for_in_the_triggerer(apart: Distributed, tmp_path: Path) -> None:
+    start = datetime(2009, 11, 1, tzinfo=UTC)  # before all others: the newest registered snapshot stays what it is
+    segments = [CrawlSegment(f"12570000000{number:02d}.{number}", start, [[]]) for number in range(100)]
+    late = CrawlSnapshot("CC-MAIN-2009-47", start, start + timedelta(days=9), segments)
+    write_collinfo(tmp_path, [late])
+    write_wat_listing(tmp_path, late.name, segments)
+    s3 = boto3.client("s3")
+
+    def put(path: str) -> None:
+        s3.upload_file(str(tmp_path / path), "apart", f"crawl/{path}")
+
+    put("collinfo.json")
+    client = apart.client
+    client.wait_for_dag(REFRESH_DAG)
+    client.set_paused(REFRESH_DAG, False)  # and today's run begins
+    deadline = time.monotonic() + 300
+    states: dict[str, str | None] = {}
+    while states.get("wait_for_listing") != "deferred":
+        apart.airflow.check()
+        assert time.monotonic() < deadline, f"nothing waits: {states}"
+        time.sleep(0.5)
+        states = {
+            t["task_id"]: t["state"] for run in client.runs(REFRESH_DAG) for t in client.tasks(REFRESH_DAG, run["dag_run_id"])
+        }
+    assert states["refresh"] == "success"
+    put(f"crawl-data/{late.name}/wat.paths.gz")
+
+    (run,) = client.runs(REFRESH_DAG)
+    ended = client.wait(REFRESH_DAG, run["dag_run_id"], check=apart.airflow.check, timeout=300)
+    assert ended["state"] == "success", apart.explain(run["dag_run_id"], REFRESH_DAG)
+    assert client.xcom(REFRESH_DAG, run["dag_run_id"], "refresh")["registered"] == []
+    assert client.xcom(REFRESH_DAG, run["dag_run_id"], "register")["registered"] == [late.name]
+    client.set_paused(REFRESH_DAG, True)

@@ -60,6 +60,7 @@ def refresh_snapshots(
             "known": done.known,
             "registered": list(done.registered),
             "left": done.left,
+            "awaited": "" if dry_run else done.awaited,
             "dry_run": dry_run,
         }
     )

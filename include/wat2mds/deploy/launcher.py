@@ -172,8 +172,9 @@ class Launcher:
 
     # -- running
 
-    def start(self, timeout: float = 180) -> Launcher:
-        """Returns when every component answers and the pools are set. Raises TransientError naming the log to read."""
+    def start(self, timeout: float = 600) -> Launcher:
+        """Returns when every component answers and the pools are set: half a minute, minutes on a machine that is busy with other work.
+        Raises TransientError naming the log to read, at once where a component ends."""
         self._end_strays()
         self.prepare()
         began = time.monotonic()

@@ -24,12 +24,15 @@ class License(NamedTuple):
     version: str | None
 
 
+def may_be_license(url: str) -> bool:
+    """Whether it is worth asking for a licence: most links of a page are not."""
+    return _DOMAIN in url.lower()
+
+
 def find_license(links: Iterable[tuple[str, str | None]]) -> License | None:
     """The page's licence among (URL, rel) links: one with ``rel=license`` first, else the smallest by (type, version, URL)."""
     found = []
     for url, rel in links:
-        if _DOMAIN not in url.lower():
-            continue
         match = _LICENSE.match(url.strip())
         if match:
             kind = (match["type"] or _PUBLIC_DOMAIN[match["domain"].lower()]).lower()

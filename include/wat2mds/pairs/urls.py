@@ -110,11 +110,11 @@ def resolve_all(urls: list[str], bases: list[Base]) -> list[str]:
 
 def join_all(urls: list[str], bases: list[Base]) -> list[str]:
     """``Base.join`` of each that is not absolute, none otherwise: no white space is stripped, no entity decoded."""
-    plain = like(urls, _RELATIVE).tolist()
-    return [
-        url if url.startswith(("http://", "https://")) else base.join_plain(url) if simple else base.join(url)
-        for url, base, simple in zip(urls, bases, plain, strict=True)
-    ]
+    joined = list(urls)
+    relative = [i for i, url in enumerate(urls) if not url.startswith(("http://", "https://"))]
+    for i, plain in zip(relative, like([urls[i] for i in relative], _RELATIVE).tolist(), strict=True):
+        joined[i] = bases[i].join_plain(urls[i]) if plain else bases[i].join(urls[i])
+    return joined
 
 
 @lru_cache(maxsize=65536)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from wat2mds.errors import DataError, TransientError, Wat2MdsError
 from wat2mds.manifest import Flow, Input, Manifest, Unit
 from wat2mds.progress import Progress
+from wat2mds.retention import remove_images
 from wat2mds.settings import Settings
 from wat2mds.stage_settings import UploadSettings
 from wat2mds.store import Store, file_hash
@@ -38,8 +39,15 @@ _TRIES = 3
 
 
 def run(converted: Manifest, to: str, out: str, settings: Settings) -> Manifest:
-    """Returns the unit's manifest; ``extra["objects"]`` are paths from the dataset's folder."""
-    dataset = Store(to)
+    """Returns the unit's manifest; ``extra["objects"]`` are paths from the dataset's folder. What was made to be uploaded goes once it is,
+    unless ``upload.keep_images``."""
+    uploaded = _uploaded(converted, Store(to), out, settings)
+    if not settings.upload.keep_images:
+        remove_images(converted)
+    return uploaded
+
+
+def _uploaded(converted: Manifest, dataset: Store, out: str, settings: Settings) -> Manifest:
     with Unit(STAGE, out, [converted, Input(dataset.url, "destination")], settings) as unit:
         if unit.done and _all_there(dataset, unit.manifest):
             return unit.manifest

@@ -37,7 +37,14 @@ def test_refresh_says_what_was_registered_and_why_the_others_were_not(root: Path
     monkeypatch.setenv("WAT2MDS_SNAPSHOT_SEGMENTS", "2")
     assert asked(capsys, "refresh-snapshots", "--dry-run")["registered"] == [NAME]
     assert asked(capsys, "refresh-snapshots")["registered"] == [NAME]
-    assert asked(capsys, "refresh-snapshots") == {"listed": 1, "known": 1, "registered": [], "left": {}, "dry_run": False}
+    assert asked(capsys, "refresh-snapshots") == {
+        "listed": 1,
+        "known": 1,
+        "registered": [],
+        "left": {},
+        "awaited": "",
+        "dry_run": False,
+    }
     (root / "collinfo.json").unlink()
     assert run(["refresh-snapshots"]) == TransientError.exit_code, "to be tried again"
 

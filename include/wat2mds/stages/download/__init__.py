@@ -12,6 +12,7 @@ pictures (filter).
     turns.py        whose turn it is among the fetches of a shard
     sites.py        robots.txt and tdmrep.json, asked for once by all processes
     connections.py  sockets that keep to them and to a deadline, one pool and TLS context a process
+    answers.py      HTTP/1.1 on one of them
     robots.py       robots.txt, X-Robots-Tag, tdm-reservation
     fetch.py        one image over HTTP: redirects, byte cap, retries
     images.py       type and size before decoding, hashes, orientation, PDQ
@@ -21,6 +22,7 @@ pictures (filter).
     img2dataset_modules.py  its module, imported without the rest of it
     journal.py      finished rows of one shard, until its table is written
     samples.py      the table of one shard
+    threads.py      its threads
     engine.py       img2dataset's Downloader with the above
     shards.py       pairs into shards; the order of fetching
     report.py       figures of the running download, for wat2mds status

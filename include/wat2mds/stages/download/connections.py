@@ -1,30 +1,28 @@
 """Connections that go to checked addresses only and never outlast a deadline; kept alive, one pool and one TLS context a process.
 
-In: a Resolver. Out: a urllib3 PoolManager. Guaranteed: the address that was checked is the one connected to, for every connection;
+In: a Resolver. Out: a Pool of connections. Guaranteed: the address that was checked is the one connected to, for every connection;
 TLS is verified against the system's certificates; whatever a server does, each wait on a socket ends at the thread's deadline.
 What does not belong here: what is asked for (``fetch.py``).
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from wat2mds.drops import DropReason
 from wat2mds.stages.download.addresses import Resolver
+from wat2mds.stages.download.answers import Response, Stream, request
 from wat2mds.stages.download.refusal import Refused
 
-# Pools of the most recent hosts; each keeps as many idle connections as it had at once.
-_HOSTS = 128
+# Idle connections are kept of the most recent origins, as many of each as it had at once.
+_ORIGINS = 128
 _TRIED_ADDRESSES = 3
 
 
@@ -64,15 +62,62 @@ def next_wait() -> float:
 
 # A server that sends a byte now and then keeps every single wait short: so the deadline is asked at each read from the socket.
 class _Socket(socket.socket):
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(next_wait())
-        return super().recv_into(*args, **kwargs)
+    """The kernel keeps the time of a wait (SO_RCVTIMEO), and is told when it changes: Python's own would take a poll and an ioctl more
+    for each read."""
+
+    _wait = 0.0
+
+    def send_all(self, data: bytes) -> None:
+        self._be_patient()
+        try:
+            self.sendall(data)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+    def receive(self, most: int) -> bytes:
+        self._be_patient()
+        try:
+            return self.recv(most)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+    def has_ended(self) -> bool:
+        try:
+            self.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def _be_patient(self) -> None:
+        wait = next_wait()
+        if wait != self._wait:
+            self.settimeout(None)
+            patience = struct.pack("ll", int(wait), max(1, int(wait % 1 * 1e6)))
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+            self._wait = wait
 
 
 class _SecureSocket(ssl.SSLSocket):
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+    def send_all(self, data: bytes) -> None:
         self.settimeout(next_wait())
-        return super().recv_into(*args, **kwargs)
+        self.sendall(data)
+
+    def receive(self, most: int) -> bytes:
+        self.settimeout(next_wait())
+        return self.recv(most)
+
+    def has_ended(self) -> bool:
+        self.settimeout(0)
+        try:
+            socket.socket.recv(self, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
 
 def tls_context() -> ssl.SSLContext:
@@ -82,7 +127,7 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def connect(resolver: Resolver, host: str, port: int) -> socket.socket:
+def connect(resolver: Resolver, host: str, port: int) -> _Socket:
     """A connection to the first address that answers, of those that passed the check. Raises Refused."""
     failure = Refused(DropReason.CONNECT, "no connection")
     for address, its_port in resolver.addresses(host, port, remaining())[:_TRIED_ADDRESSES]:
@@ -109,34 +154,75 @@ def connect(resolver: Resolver, host: str, port: int) -> socket.socket:
     raise failure
 
 
-class _Pools(PoolManager):
-    def connection_from_host(
-        self, host: str | None, port: int | None = None, scheme: str | None = "http", pool_kwargs: dict[str, Any] | None = None
-    ) -> HTTPConnectionPool:
-        # urllib3's makes a key of all of its options for each request; here they are the same for all.
-        key: Any = scheme, host, port
-        return self.connection_from_pool_key(key, self.connection_pool_kw | {"scheme": scheme, "host": host, "port": port})
+class Connection:
+    """To one origin. A request and its answer at a time."""
+
+    def __init__(self, origin: tuple[str, str, int], opened: _Socket | _SecureSocket) -> None:
+        self.origin = origin
+        self._socket = opened
+        self._stream = Stream(opened.receive)
+
+    def get(self, target: str, host: str, headers: Mapping[str, str]) -> Response:
+        """Raises OSError, HTTPException, or ValueError for what is no request."""
+        self._socket.send_all(request(target, host, headers))
+        return Response(self._stream)
+
+    def usable(self, response: Response) -> bool:
+        """After that answer: it was read to its end, and the server meant it to be the last of nothing."""
+        return response.isclosed() and not response.will_close and self._stream.empty
+
+    def has_ended(self) -> bool:
+        """Whether the server closed it meanwhile, or sent what nobody asked for."""
+        return self._socket.has_ended()
+
+    def close(self) -> None:
+        self._socket.close()
 
 
-def pool_manager(resolver: Resolver, threads: int) -> PoolManager:
-    """Connections by host, opened through ``connect``."""
+class Pool:
+    """Connections by origin: scheme, host and port. An idle one is taken by one request at a time, the last that was put back first."""
 
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return connect(resolver, self._dns_host, self.port)
+    def __init__(self, resolver: Resolver, most: int) -> None:
+        """``most`` idle ones are kept of an origin."""
+        self._resolver = resolver
+        self._most = most
+        self._tls = tls_context()
+        self._idle: OrderedDict[tuple[str, str, int], list[Connection]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return connect(resolver, self._dns_host, self.port)
+    def take(self, scheme: str, host: str, port: int) -> Connection:
+        """One that is open, or a new one. Raises Refused, or OSError of TLS."""
+        origin = scheme, host, port
+        while (idle := self._pop(origin)) is not None:
+            if not idle.has_ended():
+                return idle
+            idle.close()
+        opened = connect(self._resolver, host, port)
+        if scheme == "http":
+            return Connection(origin, opened)
+        try:
+            opened.settimeout(next_wait())
+            name = host.strip("[]").partition("%")[0].rstrip(".")
+            secure = self._tls.wrap_socket(opened, server_hostname=name)
+        except BaseException:
+            opened.close()
+            raise
+        assert isinstance(secure, _SecureSocket)
+        return Connection(origin, secure)
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
+    def put_back(self, connection: Connection) -> None:
+        """One that is usable."""
+        dropped: list[Connection] = []
+        with self._lock:
+            idle = self._idle.setdefault(connection.origin, [])
+            self._idle.move_to_end(connection.origin)
+            (idle if len(idle) < self._most else dropped).append(connection)
+            if len(self._idle) > _ORIGINS:
+                dropped += self._idle.popitem(last=False)[1]
+        for one in dropped:
+            one.close()
 
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    # It warns of every connection beyond the pool's size and of every odd header of the web.
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-    manager = _Pools(num_pools=_HOSTS, maxsize=threads, block=False, ssl_context=tls_context())
-    manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-    return manager
+    def _pop(self, origin: tuple[str, str, int]) -> Connection | None:
+        with self._lock:
+            idle = self._idle.get(origin)
+            return idle.pop() if idle else None

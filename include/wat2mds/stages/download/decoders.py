@@ -17,6 +17,7 @@ Answers are JSON and bytes, never pickles: a decoder that a crafted image has ta
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import json
@@ -26,7 +27,6 @@ import signal
 import socket
 import struct
 import sys
-from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 import psutil
@@ -38,9 +38,45 @@ from wat2mds.stages.download.decode import Decoded, Decoder
 from wat2mds.stages.download.refusal import Refused
 
 _NEWS_BYTES = 4096
-_END_OF_TEXT = b"\0"  # JSON holds none
+_LENGTHS = struct.Struct("<II")
+_PIECE_BYTES = 1 << 20  # what is claimed to come is not made room for beforehand
+# What a decoder frees it needs again for the next image: given back to the kernel, it would come as a page fault for every 4 KB.
+_KEPT_BYTES, _KEPT_BLOCK_BYTES = 64 << 20, 16 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 # The kernel ends a decoder at its time limit. Only one that was stopped lives longer, and is ended from here.
 _GRACE_SECONDS = 10.0
+
+
+class _Channel:
+    """Messages of a text and an image over a socket, each written at once."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self._socket = ours
+
+    def send(self, text: bytes, image: bytes) -> None:
+        head = _LENGTHS.pack(len(text), len(image))
+        sent = self._socket.sendmsg([head, text, image])
+        if sent < len(head) + len(text) + len(image):
+            self._socket.sendall(memoryview(b"".join((head, text, image)))[sent:])
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """Raises EOFError at the end, BlockingIOError where the socket's patience ends."""
+        of_text, of_image = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        whole = self._exactly(of_text + of_image)
+        return whole[:of_text], whole[of_text:]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._socket.recv(min(size, _PIECE_BYTES), socket.MSG_WAITALL)
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class Decoders:
@@ -55,7 +91,7 @@ class Decoders:
             _as_child(_supervise, theirs, settings)
         theirs.close()
         self._ended_seconds = self._seconds = 0.0
-        self._pipe: Connection | None = None
+        self._pipe: _Channel | None = None
         self.pid = 0
         self.replaced = 0
         self._adopt()
@@ -72,8 +108,8 @@ class Decoders:
         pipe = self._pipe
         assert pipe is not None
         try:
-            pipe.send_bytes(data)
-            text, _, stored = pipe.recv_bytes().partition(_END_OF_TEXT)
+            pipe.send(b"", data)
+            text, stored = pipe.receive()
         except BlockingIOError:
             os.kill(self.pid, signal.SIGKILL)
             self._bury()
@@ -106,12 +142,11 @@ class Decoders:
         if not news:
             raise TransientError("no image decoder could be started: out of memory or processes?")
         self.pid = json.loads(news)["pid"]
-        # Cheaper than Connection.poll, which makes a selector for each image.
         patience = struct.pack("ll", int(self._settings.decode_timeout + _GRACE_SECONDS), 0)
-        with socket.socket(fileno=descriptors[0]) as pipe:
-            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-            self._pipe = Connection(pipe.detach())
+        pipe = socket.socket(fileno=descriptors[0])
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        self._pipe = _Channel(pipe)
         self._seconds = 0.0
 
     def _bury(self) -> int:
@@ -165,7 +200,7 @@ def _supervise(control: socket.socket, settings: DownloadSettings) -> None:
             if pid == 0:
                 theirs.close()
                 control.close()
-                _as_child(_serve, Connection(ours.detach()), decoder, settings)
+                _as_child(_serve, _Channel(ours), decoder, settings)
             ours.close()
             socket.send_fds(control, [json.dumps({"pid": pid}).encode()], [theirs.fileno()])
             theirs.close()
@@ -181,7 +216,10 @@ def _log_descriptor() -> int:
         return 2
 
 
-def _serve(pipe: Connection, decoder: Decoder, settings: DownloadSettings) -> None:
+def _serve(pipe: _Channel, decoder: Decoder, settings: DownloadSettings) -> None:
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
+    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     most = psutil.Process().memory_info().vms + settings.decode_memory
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -194,10 +232,10 @@ def _serve(pipe: Connection, decoder: Decoder, settings: DownloadSettings) -> No
         file.write("1000")
     with contextlib.suppress(EOFError, OSError):  # the worker ended
         while True:
-            _answer(pipe, decoder, pipe.recv_bytes(), settings.decode_timeout)
+            _answer(pipe, decoder, pipe.receive()[1], settings.decode_timeout)
 
 
-def _answer(pipe: Connection, decoder: Decoder, data: bytes, seconds: float) -> None:
+def _answer(pipe: _Channel, decoder: Decoder, data: bytes, seconds: float) -> None:
     stored = b""
     answer: dict[str, Any]
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -210,6 +248,6 @@ def _answer(pipe: Connection, decoder: Decoder, data: bytes, seconds: float) -> 
     signal.setitimer(signal.ITIMER_REAL, 0)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     answer["seconds"] = usage.ru_utime + usage.ru_stime
-    pipe.send_bytes(b"".join((json.dumps(answer).encode(), _END_OF_TEXT, stored)))
+    pipe.send(json.dumps(answer).encode(), stored)
     if answer.get("reason") == DropReason.DECODE_MEMORY:
         os._exit(0)

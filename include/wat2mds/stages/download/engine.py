@@ -33,6 +33,7 @@ from wat2mds.stages.download.refusal import Refused
 from wat2mds.stages.download.samples import Facts, SampleWriter
 from wat2mds.stages.download.shards import COLUMNS, Task
 from wat2mds.stages.download.space import Space
+from wat2mds.stages.download.threads import Semaphore, ThreadPool
 from wat2mds.stages.download.turns import Turns
 from wat2mds.stages.download.unfinished import SHARD_DIGITS, journal_name, table_name
 
@@ -91,8 +92,9 @@ class Engine:
         self._current: Counter[str] = Counter()
         self.fetched = 0  # rows of this process's own
         self.fetched_bytes = 0
-        # Its fetch verifies nothing that wat2mds promises. It is the one place where img2dataset is changed.
+        # The places where img2dataset is changed. Its fetch verifies nothing that wat2mds promises; its threads cost too much.
         peer.download_image_with_retry = self._fetch
+        peer.ThreadPool, peer.Semaphore = ThreadPool, Semaphore
 
     @property
     def counts(self) -> Counter[str]:

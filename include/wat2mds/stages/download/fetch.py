@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead, responses
 from pathlib import Path
+from ssl import SSLError
 from urllib.parse import urljoin
 
-from urllib3 import BaseHTTPResponse, HTTPHeaderDict, Timeout
-from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 from urllib3.util import Url, parse_url
 
@@ -31,7 +32,8 @@ from wat2mds.errors import ConfigError
 from wat2mds.identity import DEFAULT_PORTS
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.addresses import Resolver
-from wat2mds.stages.download.connections import next_wait, pool_manager, remaining, within
+from wat2mds.stages.download.answers import Headers, Response
+from wat2mds.stages.download.connections import Connection, Pool, remaining, within
 from wat2mds.stages.download.hosts import Hosts, Permit
 from wat2mds.stages.download.refusal import Refused
 from wat2mds.stages.download.robots import (
@@ -61,7 +63,7 @@ class Answer:
     """A complete answer. ``short``: the connection ended before the announced length."""
 
     status: int
-    headers: HTTPHeaderDict
+    headers: Headers
     body: bytes
     short: bool
 
@@ -119,7 +121,7 @@ class Fetcher:
         agent = user_agent(contact, settings.resolver)
         self._settings = settings
         self._resolver = Resolver(settings.resolver, settings.threads)
-        self._pools = pool_manager(self._resolver, settings.threads)
+        self._connections = Pool(self._resolver, settings.threads)
         folder = Path(str(settings.host_folder))
         self.hosts = Hosts(folder, settings)
         self._store = SiteStore(folder)
@@ -173,7 +175,7 @@ class Fetcher:
             if not site_file:
                 permit = yield from self._obey(target, permit)
             with clock.running(), _counted(permit):
-                response = self._request(target, permit)
+                connection, response = self._request(target, permit)
                 permit.answered(response.status, retry_after(response.headers))
                 try:
                     location = response.headers.get("Location") if response.status in _REDIRECTS else None
@@ -184,9 +186,10 @@ class Fetcher:
                     _drain(response)
                     target = _parse(location.strip(), DropReason.REDIRECTS, base=target.url)
                 finally:
-                    if not response.closed:
-                        response.close()
-                    response.release_conn()
+                    if connection.usable(response):
+                        self._connections.put_back(connection)
+                    else:
+                        connection.close()
         raise Refused(DropReason.REDIRECTS, f"more than {hops} redirects", status=response.status)
 
     def _obey(self, target: Url, permit: Permit) -> Generator[Turn, Permit, Permit]:
@@ -217,29 +220,27 @@ class Fetcher:
             raise Refused(DropReason.HTTP_ERROR, f"{type(error).__name__}: {error}") from error
         return answer.status, answer.body
 
-    def _request(self, target: Url, permit: Permit) -> BaseHTTPResponse:
+    def _request(self, target: Url, permit: Permit) -> tuple[Connection, Response]:
         scheme, host, port = str(target.scheme), str(target.host), _port(target)
-        headers = dict(self._headers)
+        headers = self._headers
         if self._resolver.world is not None:
-            headers |= {"Host": _netloc(target), "X-Forwarded-Proto": scheme}
+            headers = headers | {"X-Forwarded-Proto": scheme}
             scheme = "http"
+        connection = None
         try:
-            wait = next_wait()
             permit.asked = True
-            return self._pools.connection_from_host(host, port, scheme).urlopen(
-                "GET",
-                target.request_uri,
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=Timeout(connect=wait, read=wait),
-                enforce_content_length=False,
-            )
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            connection = self._connections.take(scheme, host, port)
+            return connection, connection.get(target.request_uri, _netloc(target), headers)
+        except (HTTPException, OSError, ValueError) as error:
+            if connection is not None:
+                connection.close()
             raise _refused(error) from error
+        except Refused:
+            if connection is not None:
+                connection.close()
+            raise
 
-    def _refuse_by_headers(self, response: BaseHTTPResponse) -> None:
+    def _refuse_by_headers(self, response: Response) -> None:
         status, headers = response.status, response.headers
         if status != 200:
             _drain(response)
@@ -272,7 +273,7 @@ def _netloc(target: Url) -> str:
     return str(target.host) if default else f"{target.host}:{target.port}"
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Headers | Mapping[str, str]) -> float | None:
     """Seconds that Retry-After asks for, as seconds or as a date (RFC 9110 10.2.3); None where it is not there or makes no sense."""
     text = headers.get("Retry-After", "").strip()
     if not text:
@@ -296,15 +297,19 @@ def _counted(permit: Permit) -> Iterator[None]:
         raise
 
 
-def _read(response: BaseHTTPResponse, most: int, cut: bool) -> Answer:
+def _read(response: Response, most: int, cut: bool) -> Answer:
     status = response.status
     announced = response.headers.get("Content-Length", "")
     if not cut and announced.isdigit() and int(announced) > most:
         raise Refused(DropReason.TOO_LARGE, f"more than {most} bytes", status=status)
+    # Nobody was asked to compress. What is compressed all the same, urllib3 inflates, piece by piece.
+    inflated = None
+    if response.headers.get("Content-Encoding"):
+        inflated = HTTPResponse(response, response.headers.all(), status, preload_content=False, enforce_content_length=False)
     parts: list[bytes] = []
     size = 0
     try:
-        while data := response.read(_READ_BYTES, decode_content=True):
+        while data := response.read(_READ_BYTES) if inflated is None else inflated.read(_READ_BYTES):
             parts.append(data)
             size += len(data)
             if size > most:
@@ -313,25 +318,23 @@ def _read(response: BaseHTTPResponse, most: int, cut: bool) -> Answer:
                 raise Refused(DropReason.TOO_LARGE, f"more than {most} bytes", status=status)
     except (HTTPError, HTTPException, OSError) as error:
         raise _refused(error, status) from error
-    short = size <= most and bool(getattr(response, "length_remaining", 0))
+    short = size <= most and bool(response.length)
     return Answer(status, response.headers, b"".join(parts)[:most], short)
 
 
-def _drain(response: BaseHTTPResponse) -> None:
+def _drain(response: Response) -> None:
     """Read a small body that nobody wants, so that the connection can serve again."""
-    try:
-        response.read(_DRAIN_BYTES, decode_content=False)
-    except (HTTPError, HTTPException, OSError):
-        response.close()
+    with suppress(HTTPException, OSError):
+        response.read(_DRAIN_BYTES)
 
 
 def _refused(error: Exception, status: int | None = None) -> Refused:
     """What went wrong on the way, as a drop reason. The cause counts, not the wrapping that urllib3 gives it."""
     causes = [error, *(a for a in error.args if isinstance(a, Exception))]
-    if isinstance(error, PoolTimeout | TimeoutError) or any(isinstance(c, TimeoutError) for c in causes):
+    if isinstance(error, PoolTimeout) or any(isinstance(c, TimeoutError) for c in causes):
         return Refused(DropReason.TIMEOUT, "timed out", status=status)
     if isinstance(error, SSLError):
-        return Refused(DropReason.TLS, f"TLS: {error.args[0] if error.args else error}"[:300], status=status)
+        return Refused(DropReason.TLS, f"TLS: {error}"[:300], status=status)
     if any(isinstance(c, OSError | IncompleteRead) for c in causes):
         return Refused(DropReason.CONNECT, "connection closed before the answer was complete", status=status)
     kind = causes[-1] if isinstance(error, ProtocolError) else error

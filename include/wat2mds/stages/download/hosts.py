@@ -72,7 +72,7 @@ class Hosts:
     """One a process and folder. ``clock`` gives seconds since 1970."""
 
     def __init__(self, folder: Path, settings: DownloadSettings, clock: Callable[[], float] = time.time) -> None:
-        self._connections = max(1, settings.host_connections // settings.machines)
+        self.connections = max(1, settings.host_connections // settings.machines)
         self.delay = settings.host_delay * settings.machines
         self._most_failures = settings.host_failures
         self._rest = settings.host_rest
@@ -85,7 +85,8 @@ class Hosts:
         try:
             self._file = os.open(private(folder) / "hosts", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if os.fstat(self._file).st_size < _BUCKETS * _BUCKET_BYTES:
-                os.ftruncate(self._file, _BUCKETS * _BUCKET_BYTES)
+                # Not sparse: a write to a mapped hole on a full disk would be SIGBUS.
+                os.posix_fallocate(self._file, 0, _BUCKETS * _BUCKET_BYTES)
             self._table = mmap.mmap(self._file, _BUCKETS * _BUCKET_BYTES)
         except OSError as error:
             raise TransientError(f"cannot open the table of hosts in {folder}: {error}") from error
@@ -110,7 +111,7 @@ class Hosts:
                     return Busy(min(start - now, max(self.delay, _FULL_SECONDS)))
                 number = self._lock_permit(key)
                 if number is None:
-                    return Busy(_FULL_SECONDS, ours=all((key, n) in self._held for n in range(self._connections)))
+                    return Busy(_FULL_SECONDS, ours=all((key, n) in self._held for n in range(self.connections)))
                 start = now + self.delay
                 _ROW.pack_into(self._table, at, key, start, rest, failures)
                 return Permit(host, key, number, at, start)
@@ -180,7 +181,7 @@ class Hosts:
         return oldest
 
     def _lock_permit(self, key: int) -> int | None:
-        for number in range(self._connections):
+        for number in range(self.connections):
             if (key, number) not in self._held and self._try_lock(_byte(_PERMITS, key, number)):
                 self._held.add((key, number))
                 return number

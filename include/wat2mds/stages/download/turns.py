@@ -21,6 +21,7 @@ from wat2mds.drops import DropReason
 from wat2mds.stages.download.hosts import Hosts, Permit
 from wat2mds.stages.download.refusal import Refused
 
+_SHORT_SECONDS = 5.0
 T = TypeVar("T")
 
 
@@ -51,16 +52,20 @@ class _Host:
     entry: int = 0  # of its entries in the heaps the one that counts; 0: none does
     until: float = 0.0  # known to be of no use before
     held: bool = False  # until then because one of its fetches said so
+    seconds: float = 0.0  # that it takes for a fetch, of late
 
 
 class Turns(Generic[T]):
     """Of one shard: ``add`` all fetches, then call ``next`` as often, from any number of threads."""
 
-    def __init__(self, table: Hosts, patience: float) -> None:
+    def __init__(self, table: Hosts, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._table = table
         self._patience = patience
         self._hosts: dict[str, _Host] = {}
-        self._due: list[tuple[int, int, str]] = []  # place of its first fetch, entry, host
+        self._due: list[
+            tuple[float, int, int, str]
+        ] = []  # seconds that it still takes, negative; place of its first fetch, entry, host
         self._later: list[tuple[float, int, str]] = []  # time, entry, host
         self._paused: list[tuple[float, int, str, Steps[T]]] = []  # time, place, host: single fetches
         self._ended: deque[tuple[int, T | Exception]] = deque()
@@ -92,18 +97,22 @@ class Turns(Generic[T]):
                     continue
                 place, steps, permit = chosen
                 self._running[place] = permit.host
+            started = self._clock()
             news = _step(lambda: steps.send(permit))  # noqa: B023 (called at once)
+            seconds = self._clock() - started
             self._table.give_back(permit)
             with self._changed:
                 del self._running[place]
-                self._free(self._hosts[permit.host])
+                host = self._hosts[permit.host]
+                host.seconds = (host.seconds + seconds) / 2 if host.seconds else seconds
+                self._free(host)
                 if isinstance(news, _Ended):
                     return place, news.outcome
                 self._settle(place, steps, news)
 
     def _choose(self) -> tuple[int, Steps[T], Permit] | None:
         """A fetch that may go on, with its permit. None: some ended without one, or there was nothing and time went by."""
-        now = time.monotonic()
+        now = self._clock()
         while self._paused and self._paused[0][0] <= now:
             _, place, name, steps = heapq.heappop(self._paused)
             self._wait_for(name, 1, place, steps)
@@ -112,7 +121,7 @@ class Turns(Generic[T]):
             if self._hosts[name].entry == entry:
                 self._list(self._hosts[name])
         while self._due:
-            _, entry, name = heapq.heappop(self._due)
+            _, _, entry, name = heapq.heappop(self._due)
             host = self._hosts[name]
             if entry != host.entry:
                 continue
@@ -138,11 +147,11 @@ class Turns(Generic[T]):
         if isinstance(news, _Ended):
             self._ended.append((place, news.outcome))
         elif news.pause and not news.whole_host:
-            heapq.heappush(self._paused, (time.monotonic() + news.pause, place, news.host, steps))
+            heapq.heappush(self._paused, (self._clock() + news.pause, place, news.host, steps))
         else:
             host = self._hosts.setdefault(news.host, _Host(news.host))
             if news.pause:
-                host.until, host.held = time.monotonic() + news.pause, True
+                host.until, host.held = self._clock() + news.pause, True
             elif host.held:
                 host.until, host.held = 0.0, False
             self._wait_for(news.host, 1 if news.pause else rank, place, steps)
@@ -154,10 +163,9 @@ class Turns(Generic[T]):
         self._list(host)
 
     def _free(self, host: _Host) -> None:
-        """A permit of the host came back."""
-        if not host.entry:
-            self._list(host)
-            self._changed.notify()
+        """A permit of the host came back, and with it how long it takes."""
+        self._list(host)
+        self._changed.notify()
 
     def _list(self, host: _Host) -> None:
         """Put the host where it is found when its time has come; earlier entries of it count no longer."""
@@ -166,10 +174,11 @@ class Turns(Generic[T]):
             return
         self._entries += 1
         host.entry = self._entries
-        if host.until > time.monotonic():
+        if host.until > self._clock():
             heapq.heappush(self._later, (host.until, host.entry, host.name))
         else:
-            heapq.heappush(self._due, (host.waiting[0][1], host.entry, host.name))
+            left = len(host.waiting) * max(self._table.delay, host.seconds / self._table.connections)
+            heapq.heappush(self._due, (-left if left > _SHORT_SECONDS else 0.0, host.waiting[0][1], host.entry, host.name))
 
     def _end_resting(self, host: _Host, seconds: float) -> None:
         waiting, host.waiting = sorted(host.waiting, key=lambda entry: entry[1]), []

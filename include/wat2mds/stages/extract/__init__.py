@@ -60,12 +60,12 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
                 reason, detail = maker.add(record)
                 if reason is None:
                     pages += 1
-                else:
-                    records[reason] += 1
+                    for columns in maker.groups():
+                        pairs.write(columns)
+                    continue
+                records[reason] += 1
                 if reason is DropReason.BAD_RECORD:
                     rejects.add(_reject(record.offset, detail, record.data[:1000]))
-                for columns in maker.groups():
-                    pairs.write(columns)
         for columns in maker.groups(last=True):
             pairs.write(columns)
         pairs.close()

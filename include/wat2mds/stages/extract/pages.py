@@ -11,18 +11,15 @@ are cut out of the bytes and nothing else is decoded. Where that does not give v
 from __future__ import annotations
 
 import json
-from operator import methodcaller
 from typing import Any
 
 import msgspec
-from stringzilla import Str, find, split
+from stringzilla import find
 
-from wat2mds.pairs.licenses import MARKER
+from wat2mds.pairs.licenses import MARKER, may_be_license
 
 IMAGE_LINK = b'"IMG@/src"'
 _BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not gives invalid JSON when it is cut
-_FIRST_LINK = b"[{" + _BEFORE_IMAGE[1:] + IMAGE_LINK
-_NEXT_LINK = b"},{" + _BEFORE_IMAGE[1:] + IMAGE_LINK
 HTML = b'"HTML-Metadata"'
 _HEADER = b'"WARC-Header-Metadata":'
 _STATUS = b'"Response-Message":'
@@ -40,7 +37,7 @@ class Link(msgspec.Struct, gc=False):
 
 
 class Page(msgspec.Struct, gc=False):
-    """A page with its image links. ``license_links`` are (URL, rel) of all links, where any names Creative Commons."""
+    """A page with its image links. ``license_links`` are (URL, rel) of those that name Creative Commons."""
 
     images: list[Link]
     url: str | None = None
@@ -93,7 +90,7 @@ _status = msgspec.json.Decoder(_Status)
 _strict = msgspec.json.Decoder(_Wat)
 
 
-def read_page(text: bytes, start: int, end: int, salvage: bool = True) -> Page | None:
+def read_page(text: bytes | bytearray, start: int, end: int, salvage: bool = True) -> Page | None:
     """The page of the block ``text[start:end]``, or None where it has no image link. Raises ValueError or RecursionError for damaged
     JSON. Without ``salvage`` what is not valid as it stands is damaged, as it is to cc2dataset.
     """
@@ -129,11 +126,11 @@ def read_page(text: bytes, start: int, end: int, salvage: bool = True) -> Page |
         header.date,
         response.status.code if response.status else None,
         head.base,
-        [(link.url, link.rel) for link in links if link.url],
+        [(link.url, link.rel) for link in links if link.url and may_be_license(link.url)],
     )
 
 
-def _cut_page(text: bytes, start: int, end: int) -> Page | None:
+def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
     """The short way, without a copy of the block ``text[start:end]``; None where the record wants the long one. Quotation marks within
     JSON strings are escaped, so a key or value in its own quotes is found as what it is; a brace within a string gives invalid JSON,
     and so the long way."""
@@ -143,24 +140,26 @@ def _cut_page(text: bytes, start: int, end: int) -> Page | None:
     head = find(text, b'"Head":', html, end)
     if head >= 0 and text.find(b'"Base"', head, find(text, b'"Links":', head, end)) >= 0:
         return None
-    # Between two image links lies the rest of the one, links of other kinds, and how the other begins.
-    pieces = split(Str(text, html, end), IMAGE_LINK)
-    if not all(map(_begins_link, pieces[:-1])):
-        return None
+    cut = []
+    at = find(text, IMAGE_LINK, html, end)
+    while at >= 0:
+        begin, ends = at - len(_BEFORE_IMAGE), text.find(b"}", at, end)
+        if ends < 0 or not text.startswith(_BEFORE_IMAGE, begin):
+            return None
+        cut.append(text[begin:ends])
+        at = find(text, IMAGE_LINK, ends, end)
     try:
-        cut = [piece[: piece.index(b"}")] for piece in pieces[1:]]
-        links = _links.decode(_FIRST_LINK + _NEXT_LINK.join(cut) + b"}]" if cut else b"[]")
+        links = _links.decode(b"[" + b"},".join(cut) + b"}]" if cut else b"[]")
         header = _header.decode(_flat_object(text, text.rfind(_HEADER, start, end), end))
         status = _status.decode(_flat_object(text, find(text, _STATUS, start, end), end))
     except (ValueError, msgspec.DecodeError):
         return None
+    if len(links) != len(cut):  # one ran into the next: nothing that is valid does
+        return None
     return Page([link for link in links if link.path == _IMAGE_PATH], header.uri, header.date, status.code)
 
 
-_begins_link = methodcaller("endswith", _BEFORE_IMAGE)
-
-
-def _flat_object(text: bytes, key: int, end: int) -> bytes:
+def _flat_object(text: bytes | bytearray, key: int, end: int) -> bytes | bytearray:
     """The object that is the value of the key at a position."""
     return text[text.find(b"{", key, end) : text.find(b"}", key, end) + 1] if key >= 0 else b"{}"
 

@@ -13,7 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from itertools import compress
+from operator import not_
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,16 +38,20 @@ _TARGET = re.compile(rb"\nWARC-Target-URI:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
 
 
-# What a link gives: a pair without its hashes, which are made for many at once. A plain tuple of these columns of schema.PAIRS,
-# because the garbage collector need not follow it.
-FOUND_COLUMNS = ("url", "url_normalized", "caption", "caption_source")
-Found = tuple[str, str, str, str]
 # Links are judged together: enough for what is done by the column to cost next to nothing for each call.
 _JUDGED_AT_ONCE = 4_000
 
 
-def judge(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> list[Found | DropReason]:
-    """The pair that each link gives, or why it gives none."""
+class Judged(NamedTuple):
+    """What links give: for each None or why it gives no pair; and the pairs as columns of schema.PAIRS, without the hashes, which are
+    made for many at once."""
+
+    reasons: list[DropReason | None]
+    pairs: dict[str, list[str]]
+
+
+def judge(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> Judged:
+    """The pairs that links give, each with the base of its page."""
     captions = clean_captions([link.alt or "" for link in links])
     sources = ["alt"] * len(links)
     if settings.title_fallback:
@@ -53,22 +59,32 @@ def judge(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSetting
             if not captions[i] and link.title:
                 captions[i], sources[i] = clean_caption(link.title), "title"
     admitted = admit_all([link.url for link in links], bases, captions, settings)
-    return [
-        (*made, caption, source) if type(made) is tuple else made  # type: ignore[misc]
-        for made, caption, source in zip(admitted, captions, sources, strict=True)
-    ]
+    reasons = [None if isinstance(found, tuple) else found for found in admitted]
+    made = [pair for pair in admitted if isinstance(pair, tuple)]
+    taken = [reason is None for reason in reasons]
+    urls, normalized = [url for url, _ in made], [normalized for _, normalized in made]
+    return Judged(reasons, _columns(urls, normalized, list(compress(captions, taken)), list(compress(sources, taken))))
 
 
-def judge_as_cc2dataset(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> list[Found | DropReason]:
+def judge_as_cc2dataset(links: Sequence[Link], bases: Sequence[Base], settings: ExtractSettings) -> Judged:
     """cc2dataset 1.5.0, ``extract_documents_from_wat``. A link without url makes it lose the whole file; here it loses the link."""
     del settings
-    no_url, no_caption, bad_url = DropReason.NO_URL, DropReason.NO_CAPTION, DropReason.BAD_URL  # an enum's attributes are slow
-    found: list[Found | DropReason] = [no_url if link.alt else no_caption for link in links]
-    taken = [(i, link.url, link.alt) for i, link in enumerate(links) if link.alt and link.url is not None]
-    urls = join_all([url for _, url, _ in taken], [bases[i] for i, _, _ in taken])
-    for (i, _, alt), url in zip(taken, urls, strict=True):
-        found[i] = (url, url, alt, "alt") if url.startswith(("http://", "https://")) else bad_url
-    return found
+    no_url, no_caption = DropReason.NO_URL, DropReason.NO_CAPTION  # an enum's attributes are slow
+    reasons = [(no_url if link.url is None else None) if link.alt else no_caption for link in links]
+    taken = [reason is None for reason in reasons]
+    captions: list[Any] = [link.alt for link in compress(links, taken)]
+    found: list[Any] = [link.url for link in compress(links, taken)]
+    urls = join_all(found, list(compress(bases, taken)))
+    web = [url.startswith(("http://", "https://")) for url in urls]
+    if not all(web):
+        for i in compress(compress(range(len(links)), taken), map(not_, web)):
+            reasons[i] = DropReason.BAD_URL
+        urls, captions = list(compress(urls, web)), list(compress(captions, web))
+    return Judged(reasons, _columns(urls, urls, captions, ["alt"] * len(urls)))
+
+
+def _columns(urls: list[str], urls_normalized: list[str], captions: list[str], sources: list[str]) -> dict[str, list[str]]:
+    return {"url": urls, "url_normalized": urls_normalized, "caption": captions, "caption_source": sources}
 
 
 def base_of(page: Page, settings: ExtractSettings) -> Base:
@@ -86,7 +102,7 @@ class PairMaker:
         self._links: list[Link] = []  # not judged yet,
         self._bases: list[Base] = []  # what they are joined to,
         self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # how many are each page's, and its columns
-        self._rows: list[Found] = []
+        self._rows = _columns([], [], [], [])
         self._pages: list[tuple[int, tuple[Any, ...]]] = []  # how many of the rows are each page's, and its columns
         self.links = 0
         self.pairs = 0
@@ -132,15 +148,15 @@ class PairMaker:
             self._judge_links()
 
     def _judge_links(self) -> None:
-        found = self._judge(self._links, self._bases, self._settings)
+        judged = self._judge(self._links, self._bases, self._settings)
         begin = 0
         for count, columns in self._waiting:
-            made = [pair for pair in found[begin : begin + count] if type(pair) is tuple]
-            if made:
-                self._rows += made
-                self._pages.append((len(made), columns))
+            if pairs := judged.reasons[begin : begin + count].count(None):
+                self._pages.append((pairs, columns))
             begin += count
-        self.drops.update([reason._value_ for reason in found if type(reason) is not tuple])  # type: ignore[union-attr]
+        for name, column in judged.pairs.items():
+            self._rows[name] += column
+        self.drops.update([reason._value_ for reason in judged.reasons if reason is not None])
         self._links, self._bases, self._waiting = [], [], []
 
     def groups(self, last: bool = False) -> Iterator[dict[str, Any]]:
@@ -148,23 +164,24 @@ class PairMaker:
         What falls short of that waits for the next call, but for the ``last``."""
         if last:
             self._judge_links()
-        while len(self._rows) >= ROWS_PER_GROUP:
+        while len(self._rows["url"]) >= ROWS_PER_GROUP:
             size = count = 0
             while size < ROWS_PER_GROUP:
                 size += self._pages[count][0]
                 count += 1
-            yield self._columns(self._rows[:size], self._pages[:count])
-            self._rows, self._pages = self._rows[size:], self._pages[count:]
+            yield self._group({name: column[:size] for name, column in self._rows.items()}, self._pages[:count])
+            self._rows, self._pages = {name: column[size:] for name, column in self._rows.items()}, self._pages[count:]
         if last:
-            yield self._columns(self._rows, self._pages)
+            yield self._group(self._rows, self._pages)
 
-    def _columns(self, rows: list[Found], pages: list[tuple[int, tuple[Any, ...]]]) -> dict[str, Any]:
-        self.pairs += len(rows)
-        if not rows:
+    def _group(self, rows: dict[str, list[str]], pages: list[tuple[int, tuple[Any, ...]]]) -> dict[str, Any]:
+        size = len(rows["url"])
+        self.pairs += size
+        if not size:
             return {"uid": []}
-        columns: dict[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(FOUND_COLUMNS)}
-        columns["uid"], columns["laion_hash"] = identities(columns["url"], columns["url_normalized"], columns["caption"])
-        columns |= {name: pa.repeat(value, len(rows)) for name, value in self._place.items()}
+        columns: dict[str, Any] = dict(rows)
+        columns["uid"], columns["laion_hash"] = identities(rows["url"], rows["url_normalized"], rows["caption"])
+        columns |= {name: pa.repeat(value, size) for name, value in self._place.items()}
         index = pa.array(np.repeat(np.arange(len(pages), dtype=np.int32), [count for count, _ in pages]))
         for name, column in zip(_PAGE_COLUMNS, zip(*[page for _, page in pages], strict=True), strict=True):
             columns[name] = pa.array(column, PAIRS.schema.field(name).type).take(index)

@@ -101,8 +101,14 @@ def block(samples: Manifest, out: str, settings: Settings) -> Manifest:
         entries = _tombstones(samples)
         found: dict[str, list[str]] = {}
         for name in samples.matching(".parquet"):
-            path = samples.fetch(name, unit.scratch)
-            here = find(path, lists, settings.filter)
+            try:
+                path = samples.fetch(name, unit.scratch)
+                here = find(path, lists, settings.filter)
+            except FileNotFoundError as error:
+                raise DataError(
+                    f"{samples.file(name)} is gone, and has to be compared with these block lists: delete {samples.url} and run download "
+                    f"again (in Airflow: clear its task with what follows); what is published a takedown removes without it"
+                ) from error
             if entries:
                 uids = pq.read_table(path, columns=["uid"])["uid"].filter(pa.array(marks_in(path, entries)))
                 here |= {uid: [name for name in here.get(uid, []) if name != EARLIER] + [TAKEDOWN] for uid in uids.to_pylist()}

@@ -1,7 +1,8 @@
-"""A hostile origin, and the manifests of pairs that the stage starts from."""
+"""A hostile origin, a small disk, and the manifests of pairs that the stage starts from."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,18 @@ def hostile() -> Iterator[HostileOrigin]:
     origin = HostileOrigin()
     yield origin
     origin.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 40 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a disk of its own cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def dedup_unit(folder: Path, urls: Sequence[str]) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wat2mds.errors import ConfigError
+from wat2mds.errors import ConfigError, TransientError
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.hosts import Busy, Hosts, Permit
 
@@ -165,3 +166,12 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path, clock: Clock) -> No
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match="host_folder"):
         table(tmp_path / "file", clock)
+
+
+def test_a_full_disk_is_said_before_the_table_is_used(disk: Path, clock: Clock) -> None:
+    with (disk / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(disk).free)
+    with pytest.raises(TransientError, match="No space left"):
+        table(disk / "hosts", clock)
+    (disk / "filler").unlink()
+    taken(table(disk / "hosts", clock).take("a.example"))

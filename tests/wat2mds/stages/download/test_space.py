@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,18 +25,6 @@ MakePairs = Callable[[Sequence[str]], Manifest]
 URLS = [f"http://h{i % 5}.example/{i}.jpg" for i in range(150)]
 PICTURE = picture(256, 256, "JPEG", quality=95)  # 60 KB as stored: 9 MB in all, and once more while a table is written
 MB = 1 << 20
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 40 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a disk of its own cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Running:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from wat2mds.drops import DropReason
@@ -12,8 +14,8 @@ from wat2mds.stages.download.refusal import Refused
 from wat2mds.stages.download.turns import Steps, Turn, Turns
 
 
-def turns(folder: Path, patience: float = 60, **changes: object) -> Turns[str]:
-    return Turns(Hosts(folder, DownloadSettings.model_validate({"host_delay": 0} | changes)), patience)
+def turns(folder: Path, patience: float = 60, clock: Callable[[], float] = time.monotonic, **changes: object) -> Turns[str]:
+    return Turns(Hosts(folder, DownloadSettings.model_validate({"host_delay": 0} | changes)), patience, clock)
 
 
 def test_a_host_that_is_slow_holds_up_nobody_else(tmp_path: Path) -> None:
@@ -71,6 +73,28 @@ def test_the_order_is_the_shards_whatever_host_is_free(tmp_path: Path) -> None:
     for place, host in enumerate(hosts):
         line.add(place, steps(host))
     assert [line.next() for _ in hosts] == list(enumerate(hosts))
+
+
+def test_what_takes_longest_begins_first(tmp_path: Path) -> None:
+    """A host of 8 URLs takes 30 seconds for each, 200 others answer at once: as soon as that is known, its fetches come first. Time is
+    counted, not waited for."""
+    now = 0.0
+    line = turns(tmp_path, clock=lambda: now)
+
+    def steps(host: str) -> Steps[str]:
+        nonlocal now
+        yield Turn(host)
+        now += 30 if host == "slow" else 0
+        return host
+
+    hosts = ["slow" if place % 100 == 50 else f"h{place % 200}" for place in range(800)]
+    for place, host in enumerate(hosts):
+        line.add(place, steps(host))
+    order = [str(line.next()[1]) for _ in hosts]
+    first = order.index("slow")
+    assert first == 50, "nothing is known of it before"
+    assert order[first : first + 8] == ["slow"] * 8
+    assert order[first + 8 :] == [host for host in hosts[first:] if host != "slow"], "the others keep the shard's order"
 
 
 def test_fetches_of_a_host_that_rests_for_long_are_told_so(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from wat2mds.pairs.rules import admit, admit_all
 from wat2mds.pairs.urls import Base, join_all, resolve, resolve_all
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
+from wat2mds.stages.extract import records
 from wat2mds.stages.extract.pages import _cut_page, _strict, read_page
 from wat2mds.stages.extract.records import Damage, Record, read_records
 
@@ -298,6 +299,29 @@ def test_generated_records_are_accounted_for(tmp_path_factory: pytest.TempPathFa
         entered = account(content, tmp_path_factory.mktemp("generated"))
     if all(length is None for _, length in parts) and entered:
         assert entered == len(parts)
+
+
+_records = st.lists(st.builds(record, st.integers(0, 9).map(page), st.sampled_from([None, 3, 10**6])), max_size=3)
+_member = _records.map(b"".join).map(gzip.compress)
+_piece = (
+    _member
+    | st.binary(max_size=20)
+    | st.sampled_from([b"\x1f\x8b\x08", gzip.compress(record(page(1))[:200]), gzip.compress(record(page(1))[200:])])
+    | st.builds(lambda member, size: member + member[-size:], _member, st.integers(1, 20))
+    | st.builds(lambda member, size: member[:-size], _member, st.integers(1, 20))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_member, st.lists(_piece, max_size=6), st.lists(st.tuples(st.integers(3), st.integers(0, 7)), max_size=2))
+def test_members_are_at_once_what_they_are_in_pieces(first: bytes, pieces: list[bytes], flips: list[tuple[int, int]]) -> None:
+    content = bytearray(b"".join([first, *pieces]))
+    for at, bit in flips:
+        content[max(3, at % len(content))] ^= 1 << bit
+    at_once = read(bytes(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_MAX_INFLATED", -1)
+        assert at_once == read(bytes(content))
 
 
 @settings(max_examples=200, deadline=None)
