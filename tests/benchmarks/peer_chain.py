@@ -61,6 +61,13 @@ def embeddings(include: str, tars: str, count: str, out: str, model: str, batch:
     open_clip.add_model_config(known)
     weights = {"file": str(folder / "open_clip_model.safetensors")}
     pretrained._PRETRAINED["wat2mds-tiny"] = {"tiny": weights | made["preprocess_cfg"]}
+    load = open_clip.create_model_and_transforms
+
+    def load_for_inference(*arguments: Any, **options: Any) -> Any:
+        model, *transforms = load(*arguments, **options)
+        return model.eval(), *transforms
+
+    open_clip.create_model_and_transforms = load_for_inference
     clip_inference(
         input_dataset=tars,
         output_folder=out,
