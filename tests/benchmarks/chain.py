@@ -74,7 +74,7 @@ REPAIRS = (
     "cc2dataset: its command line calls a library that it does not import: it is called from Python",
     "img2dataset: the names of this web are nobody's: http_proxy leads to the origin; the code is as it is",
     "clip-retrieval: the tiny CLIP is made known to open_clip by name; its reader of files finds no captions, so that it reads tar files",
-    "clip-retrieval: its loader leaves models in training mode, in which the tiny CLIP's embeddings depend on their batch: eval() is called",
+    "clip-retrieval: its loader leaves models in training mode, so that embeddings depend on their batch: eval() is called",
     "clip-retrieval, streaming: two operators of torchvision are declared where its extension does not load",
     "streaming's converter: it reads tables that img2dataset's tar files and the embeddings are joined to by a script of ours",
     "streaming's converter: its upload always fails (FileExistsError): shards are copied",
