@@ -305,9 +305,12 @@ def describe(chains: list[Chain], world: World) -> str:
     text.append("What became of the pairs:\n")
     rows = []
     for chain in chains:
+        if any(other.pairs == chain.pairs for other in chains[: chains.index(chain)]):
+            continue  # both of our ways
         for what, count, drops in chain.pairs:
             why = ", ".join(f"{reason} {n:,}" for reason, n in sorted(drops.items(), key=lambda item: -item[1]) if n)
-            rows.append([chain.name, what, f"{count:,}", why])
+            name = " and ".join(other.name for other in chains if other.pairs == chain.pairs)
+            rows.append([name, what, f"{count:,}", why])
     text.append(table(["Chain", "Step: what is left", "Pairs", "Left out"], rows))
     return "\n".join(text)
 
