@@ -10,11 +10,11 @@ for twice, so that start-ups weigh less. Runs alternate and ratios are medians o
 Speed is read, not asserted; it fails where pictures differ that no stated choice explains. Goals: 1.2 times on http without PDQ, 5 times
 on https, a start-up no dearer, one grey level at most.
 
-Measured 2026-11-21 on two cores of a Xeon at 2.8 GHz under much other work, medians. Over http, five rounds: img2dataset 2.95 ms CPU an
-image, wat2mds 3.65, without PDQ 2.41 (1.17 times; by round 1.11, 1.12, 1.17, 1.25, 1.29), so that the goal is not reached for certain;
-start-up 10.4 s against 2.1, and with it a whole run of 3,516 images 20.8 s against 10.6, 14.9 with PDQ. Over https, three rounds: 29.9 ms
-against 4.0 (7.6 times), without PDQ 2.7 (11.4 times). Of an image, cv2 takes half. Of 3,516 pictures 1,070 have img2dataset's bytes; the
-others, which are enlarged, make the mean difference of all 0.22 grey levels, and the furthest differs by 0.88.
+Measured 2026-11-21 on two quiet cores of a Xeon, medians of five rounds over http: img2dataset 2.80 ms CPU an image, wat2mds 3.60, without
+PDQ 2.46 (1.14 times; by round 1.07, 1.09, 1.14, 1.19, 1.29), so that the goal is not reached; start-up 9.3 s against 2.1, and with it a
+whole run of 3,516 images 19.1 s against 14.7 with PDQ and 10.7 without. Of that run cv2's process takes over half. Over https, before the
+present HTTP client and under much other work, three rounds: 29.9 ms against 4.0 (7.6 times), without PDQ 2.7 (11.4 times). Of 3,516
+pictures 1,070 had img2dataset's bytes; the others, which are enlarged, made the mean difference of all 0.22 grey levels, the furthest 0.88.
 """
 
 from __future__ import annotations
