@@ -31,7 +31,14 @@ class Running:
     """A download in a thread, onto the disk."""
 
     def __init__(self, unique: Manifest, disk: Path, origin: Origin, **settings: object) -> None:
-        given = {"resolver": origin.address, "processes": 2, "threads": 4, "samples_per_shard": 40} | settings
+        hosts = disk.with_name("hosts")  # 8 MB, which are not what the disk is filled with
+        given = {
+            "resolver": origin.address,
+            "processes": 2,
+            "threads": 4,
+            "samples_per_shard": 40,
+            "host_folder": str(hosts),
+        } | settings
         self._arguments = unique, str(disk / "out"), Settings.model_validate({"download": given})
         self.made: Manifest | None = None
         self.error: Exception | None = None
