@@ -23,13 +23,14 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 
 from tests.benchmarks.clip import weights_of
-from tests.benchmarks.extract import concatenate, measure
+from tests.benchmarks.extract import BENCH, concatenate, measure
 from tests.conftest import SHARED
 from tests.wat2mds.chain import GROUP, Chain
 from tests.wat2mds.programs import Programs
 from tests.wat2mds.world.shared_photographs import flickr_rows, fondant_rows
 from wat2mds.manifest import read_manifest
 from wat2mds.plan import manifest_url
+from wat2mds.reprocess import STAGE_FOLDERS
 from wat2mds.settings import load_settings
 from wat2mds.snapshots import Registry
 from wat2mds.store import join
@@ -90,7 +91,13 @@ def build(base: Path, rows: list[Photograph], *overrides: str) -> dict[str, tupl
         (unit,) = chain.plan("projected", "0", *overrides, snapshot=SNAPSHOT, profile="laion400m")
         chain.run([unit])
         manifests = {stage: read_manifest(manifest_url(unit, stage)) for stage in GROUP}
+        scores = read_manifest(join(unit["work"], STAGE_FOLDERS["scores"], f"{unit['digests']['scores']}.json"))
     found = {stage: (made.cpu_seconds, made.flows[0].entered) for stage, made in manifests.items()}
+    for stage, more in (
+        ("filter", scores.cpu_seconds),
+        ("download", manifests["download"].extra["worker_cpu_seconds"]),  # its workers are no children of its program
+    ):
+        found[stage] = (found[stage][0] + more, found[stage][1])
     version = read_version(join(root, "datasets", "projected"))
     (published,) = version.units.values()
     return found | {"stored": (sum(o.size for o in published.objects), published.samples)}
@@ -186,6 +193,7 @@ def row(fleet: Fleet, rates: Rates, shares: list[float], delay: float) -> list[s
 def main() -> None:
     if not SHARED.is_dir():
         sys.exit(f"{SHARED} is not there: this measurement needs real photographs")
+    BENCH.mkdir(parents=True, exist_ok=True)  # where weights and the WAT are kept for the next run
     with tempfile.TemporaryDirectory() as folder:
         rates = measure_rates(Path(folder))
     print(
