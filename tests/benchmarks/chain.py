@@ -33,7 +33,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +50,7 @@ from tests.benchmarks import clip, extract
 from tests.benchmarks.chain_world import SNAPSHOT, WAT_FILES, World, load_world
 from tests.benchmarks.meter import Meter, Use
 from tests.benchmarks.nginx_origin import ADDRESS, Nginx
+from tests.wat2mds.chain import GROUP
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.models.clip import TINY, TINY_FOLDER
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
@@ -159,7 +159,7 @@ class Bench:
             run("extract", stage_arguments("extract", unit))
         run("dedup", stage_arguments("dedup", units))
         for unit in units:
-            for stage in ("download", "filter", "validate", "convert", "upload"):
+            for stage in GROUP:
                 run(stage, stage_arguments(stage, unit))
         for stage in ("publish", "report"):
             run(stage, stage_arguments(stage, units))
@@ -360,8 +360,7 @@ def install_peers() -> None:
     further = ("aiohttp", "pandas", "pyarrow")
     there = f"import {', '.join(further)}"
     if subprocess.run([extract.PEER, "-c", there], capture_output=True).returncode:
-        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-        subprocess.run([str(uv), "pip", "install", "--quiet", "--python", extract.PEER, *further], check=True)
+        subprocess.run([extract.require_uv(), "pip", "install", "--quiet", "--python", extract.PEER, *further], check=True)
     if (missing := clip.install_peer()) is not None:
         sys.exit(f"clip-retrieval 2.45.0 cannot be installed here: {missing}")
 

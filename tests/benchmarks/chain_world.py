@@ -11,12 +11,10 @@ photographs give the same bytes.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import random
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.wat2mds.world.shared_photographs import fondant_rows
+from tests.wat2mds.world.shared_photographs import flickr_captions, fondant_rows
 from wat2mds.world.mirror import CrawlSegment, CrawlSnapshot, write_mirror
 from wat2mds.world.page import Link, Page, image
 
@@ -59,10 +57,7 @@ def photographs(data: Path) -> Iterator[tuple[bytes, list[str]]]:
     for row in fondant_rows(data):
         if isinstance(row.content, bytes) and row.alt:
             yield row.content, [row.alt]
-    captions = defaultdict(list)
-    with (data / "photos" / "flickr8k-1000.captions.txt").open(encoding="utf-8", newline="") as file:
-        for name, text in csv.reader(file):
-            captions[name].append(text)
+    captions = flickr_captions(data)
     for path in sorted((data / "photos" / "flickr8k-1000").glob("*.jpg")):
         yield path.read_bytes(), captions[path.name]
 

@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 
 from tests.benchmarks import clip_gpu
 from tests.benchmarks.convert import PHOTOS, photographs
+from tests.benchmarks.extract import find_uv
 from tests.wat2mds.stages.filter.drawings import Drawn, download_unit
 from wat2mds.manifest import Manifest, read_manifest
 from wat2mds.models.torchvision_ops import declare_torchvision_ops
@@ -59,9 +60,7 @@ def install_peer() -> str | None:
     there = "import importlib.metadata as m; assert m.version('clip-retrieval') == '2.45.0'; import clip"
     if PEER.exists() and subprocess.run([PEER, "-P", "-c", there], capture_output=True, cwd=BENCH).returncode == 0:
         return None
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv is None:
+    if (uv := find_uv()) is None:
         return "there is no uv: run it through make, which installs it"
     same = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in ("torch", "torchvision", "pillow")]
     # OpenAI's package imports pkg_resources, which setuptools 81 took out.

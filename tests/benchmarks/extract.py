@@ -46,15 +46,24 @@ COMPATIBLE = load_settings("laion400m", ["extract.compatibility=cc2dataset", "ex
 CONTENDERS = ("bare", "cc2dataset", "compatibility", "full")
 
 
+def find_uv() -> str | None:
+    """uv, which installs the peers: the environment's own, else what is on the path."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else shutil.which("uv")
+
+
+def require_uv() -> str:
+    if (uv := find_uv()) is None:
+        sys.exit("make bench needs uv: run it through make, which installs it")
+    return uv
+
+
 def install_peer() -> None:
     """cc2dataset 1.5.0 and what its extraction imports; not Spark."""
     there = "import fastwarc, simdjson, fsspec, loguru, importlib.metadata as m; assert m.version('cc2dataset') == '1.5.0'"
     if PEER.exists() and subprocess.run([PEER, "-c", there], capture_output=True).returncode == 0:
         return
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv is None:
-        sys.exit("make bench needs uv: run it through make, which installs it")
+    uv = require_uv()
     subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, PEER.parents[1]], check=True)
     install = [uv, "pip", "install", "--quiet", "--python", PEER]
     subprocess.run([*install, "--no-deps", "cc2dataset==1.5.0"], check=True)

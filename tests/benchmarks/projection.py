@@ -153,6 +153,11 @@ def seconds_until(share: float, candidates: float, shares: list[float], delay: f
     return high
 
 
+def rounded(value: float) -> str:
+    """To two digits, never as a power of ten."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 def row(fleet: Fleet, rates: Rates, shares: list[float], delay: float) -> list[str]:
     arrived = fleet.pairs / KEPT
     candidates = arrived / ARRIVES
@@ -181,9 +186,9 @@ def row(fleet: Fleet, rates: Rates, shares: list[float], delay: float) -> list[s
     return [
         f"{fleet.pairs / 1e6:,.0f} million",
         f"{candidates / 1e6:,.0f} million of {wat_files:,.0f} WAT files",
-        ", ".join(f"{value:.2g} on {name}" for name, value in days.items()),
+        ", ".join(f"{rounded(value)} on {name}" for name, value in days.items()),
         f"{binds}" + (f" ({largest}: {cpu[largest] / sum(cpu.values()):.0%})" if "cores" in binds else ""),
-        f"{polite:.2g}; {all_hosts:,.2g} for all",
+        f"{rounded(polite)}; {rounded(all_hosts)} for all",
         f"{received / 1e12:,.1f}",
         f"{stored:,.2f}",
         f"${busy:,.0f} busy, ${cost:,.0f} while hosts are waited for; ${stored * TERABYTE_MONTH:,.0f} a month",
@@ -205,8 +210,9 @@ def main() -> None:
     titles = "Published pairs,Candidates,Days of work,What binds the machines,Days of politeness (90 % of candidates)"
     titles += ",TB received,TB published,Cost"
     print(f"| {' | '.join(titles.split(','))} |\n|{' --- |' * 8}")
+    shares, delay = hosts(), load_settings("laion400m", environment={}).download.host_delay
     for fleet in FLEETS:
-        print(f"| {' | '.join(row(fleet, rates, hosts(), load_settings('laion400m', environment={}).download.host_delay))} |")
+        print(f"| {' | '.join(row(fleet, rates, shares, delay))} |")
 
 
 if __name__ == "__main__":

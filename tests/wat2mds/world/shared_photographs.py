@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +26,18 @@ def fondant_rows(data: Path) -> Iterator[Photograph]:
         yield Photograph(row["webpage+url"], row["url"], row["alt+text"], images.get(row["id"]), license_url)
 
 
-def flickr_rows(data: Path) -> Iterator[Photograph]:
-    """Each photograph with its first caption, 25 on a page."""
-    captions: dict[str, str] = {}
+def flickr_captions(data: Path) -> dict[str, list[str]]:
+    """What people wrote for each photograph, by its file's name."""
+    captions: dict[str, list[str]] = defaultdict(list)
     with (data / "photos" / "flickr8k-1000.captions.txt").open(encoding="utf-8", newline="") as file:
         for name, text in csv.reader(file):
-            captions.setdefault(name, text)
+            captions[name].append(text)
+    return dict(captions)
+
+
+def flickr_rows(data: Path) -> Iterator[Photograph]:
+    """Each photograph with its first caption, 25 on a page."""
+    captions = flickr_captions(data)
     for number, path in enumerate(sorted((data / "photos" / "flickr8k-1000").glob("*.jpg"))):
         page = f"https://album.photos.example.org/page-{number // _FLICKR_A_PAGE:03d}.html"
-        yield Photograph(page, f"https://album.photos.example.org/full/{path.name}", captions.get(path.name), path)
+        yield Photograph(page, f"https://album.photos.example.org/full/{path.name}", captions.get(path.name, [None])[0], path)

@@ -63,9 +63,8 @@ class Turns(Generic[T]):
         self._table = table
         self._patience = patience
         self._hosts: dict[str, _Host] = {}
-        self._due: list[
-            tuple[float, int, int, str]
-        ] = []  # seconds that it still takes, negative; place of its first fetch, entry, host
+        # Seconds that it still takes, negative; place of its first fetch, entry, host.
+        self._due: list[tuple[float, int, int, str]] = []
         self._later: list[tuple[float, int, str]] = []  # time, entry, host
         self._paused: list[tuple[float, int, str, Steps[T]]] = []  # time, place, host: single fetches
         self._ended: deque[tuple[int, T | Exception]] = deque()
