@@ -88,12 +88,13 @@ def test_batches_of_two_snapshots_never_share_a_date(tmp_path: Path) -> None:
     assert [s.id for s in registry.snapshots()] == [NAME]
 
 
+# With names: bytes of gzip hold the second they were made in, and a test's name is the same in every process of a run.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not gzip", "not a gzipped list"),
-        (gzip.compress(b"<html>busy</html>"), "not the path of a WAT file"),
-        (gzip.compress(b""), "lists no WAT file"),
+        pytest.param(b"not gzip", "not a gzipped list", id="plain"),
+        pytest.param(gzip.compress(b"<html>busy</html>"), "not the path of a WAT file", id="page"),
+        pytest.param(gzip.compress(b""), "lists no WAT file", id="empty"),
     ],
 )
 def test_a_malformed_listing_changes_nothing(tmp_path: Path, content: bytes, message: str) -> None:
