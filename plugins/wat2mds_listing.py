@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException, TaskDeferralTimeout
 
-from wat2mds_operator import store_connection
+from wat2mds_store import store_connection
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
 from wat2mds.plan import stage_arguments
@@ -25,11 +25,11 @@ from wat2mds.settings import child_environment, deployment
 from wat2mds_metrics import DownloadMetrics
 from wat2mds_process import StageProcess
 from wat2mds_reports import links_of
+from wat2mds_store import store_environment
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-STORE_CONNECTION = "wat2mds_store"
 Units = dict[str, Any] | Sequence[dict[str, Any]]
 _MEANING = {error.exit_code: error.next_action for error in (DataError, ConfigError, Wat2MdsError, TransientError)}
 
@@ -50,41 +50,6 @@ def failure(code: int, last_error: str, arguments: Sequence[str]) -> AirflowExce
     meaning = _MEANING.get(code, "not one of wat2mds's exit codes; 2 is a command line that it did not understand")
     message = f"exit code {code}: {meaning}.{said}{again}"
     return AirflowException(message) if code == TransientError.exit_code else AirflowFailException(message)
-
-
-def store_connection() -> str | None:
-    """The name of the connection to the store; None without it, and then S3 is asked as whatever the worker is: instance role, AWS_
-    variables, profile."""
-    try:
-        BaseHook.get_connection(STORE_CONNECTION)
-    except AirflowNotFoundException:
-        return None
-    return STORE_CONNECTION
-
-
-def store_environment(*urls: str) -> dict[str, str]:
-    """AWS_ variables from the Airflow connection ``wat2mds_store``; empty where none of the URLs is on S3 or there is no connection."""
-    if not any(url.startswith("s3:") for url in urls):
-        return {}
-    # Imported here: boto3 costs a second, and only a store on S3 needs it.
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
-    from airflow.sdk.log import mask_secret
-
-    if store_connection() is None:
-        return {}
-    hook = AwsGenericHook(aws_conn_id=STORE_CONNECTION, client_type="s3")
-    credentials = hook.get_credentials()
-    found = {
-        "AWS_ACCESS_KEY_ID": credentials.access_key,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
-        "AWS_SESSION_TOKEN": credentials.token,
-        "AWS_REGION": hook.region_name,
-        "AWS_DEFAULT_REGION": hook.region_name,
-        "AWS_ENDPOINT_URL": hook.conn_config.get_service_endpoint_url("s3"),
-    }
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        mask_secret(found[name])
-    return {name: value for name, value in found.items() if value}
 
 
 def stage_environment() -> dict[str, str]:

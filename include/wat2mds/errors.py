@@ -2,6 +2,7 @@
 
     Wat2MdsError        exit 70   a bug or an unforeseen state: read the traceback, report it
     ├── TransientError  exit 75   network, store or a killed child: try the same command again
+    │   └── DiskFullError         a local disk is full: free space first
     ├── DataError       exit 65   this unit's input is bad: a retry will not help, other units are not concerned
     └── ConfigError     exit 78   settings or arguments are wrong; nothing was touched
 
@@ -12,6 +13,7 @@ pair or sample is not an exception but a drop reason (``drops.py``). Messages sa
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -27,6 +29,18 @@ class TransientError(Wat2MdsError):
 
     exit_code = 75
     next_action = "try again: the same command continues from what is complete"
+
+
+class DiskFullError(TransientError):
+    """A disk of this machine, or a share of it, is full."""
+
+    next_action = "free space on that disk and try again: the same command continues from what is complete"
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Whether the operating system said so; obstore passes its words on and not its number."""
+        number = getattr(error, "errno", None)
+        return number in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error)
 
 
 class DataError(Wat2MdsError):

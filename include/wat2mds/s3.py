@@ -1,8 +1,8 @@
 """What S3 needs beside obstore: its errors in words that say what to check, its checksums, and the multipart uploads nobody ended.
 
-In: obstore's exceptions; the AWS_ variables. Out: wat2mds's errors, checksums, aborted uploads. Guaranteed: no message holds a
-credential: of a store's answer only the error's code and message are repeated, and the values of the secret AWS_ variables are
-blotted out of both.
+In: obstore's exceptions; the AWS_ variables, of the environment or given (``use_variables``). Out: wat2mds's errors, checksums,
+aborted uploads. Guaranteed: no message holds a credential: of a store's answer only the error's code and message are repeated, and the
+values of the secret AWS_ variables are blotted out of both.
 What does not belong here: objects (``store.py``).
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import tempfile
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import S3Store
 
-from wat2mds.errors import ConfigError, TransientError
+from wat2mds.errors import ConfigError, DiskFullError, TransientError
 from wat2mds.settings import Deployment, aws_variables, deployment
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,28 @@ _FATAL_TEXTS = {
 }
 
 
+_source: Callable[[], Mapping[str, str]] = dict
+# What the last client was given: an error is told without asking again, which may take a while, and fail.
+_given: dict[str, str] = {}
+
+
+def use_variables(source: Callable[[], Mapping[str, str]]) -> None:
+    """From now on AWS_ variables come from ``source`` first, asked for each client, and then from the environment."""
+    global _source, _given
+    _source, _given = source, {}
+
+
+def _ask() -> dict[str, str]:
+    global _given
+    _given = dict(_source())
+    return _given
+
+
 def client(bucket: str, prefix: str, place: Deployment) -> S3Store:
     """obstore's client for the objects below a prefix, as the AWS_ variables say where and as whom."""
     options: Any = {"allow_http": True, "timeout": timedelta(seconds=place.store_timeout)}
-    return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries(place))
+    config: Any = _ask()
+    return S3Store(bucket, prefix=prefix or None, config=config, client_options=options, retry_config=retries(place))
 
 
 def retries(place: Deployment) -> Any:
@@ -95,7 +115,7 @@ def said(error: BaseException) -> str:
 
 def without_secrets(text: str) -> str:
     """The text without the values of the secret AWS_ variables, and without a user's name and password in its URLs."""
-    variables = aws_variables()
+    variables = aws_variables() | _given
     for name in _SECRETS:
         if len(value := variables.get(name, "")) >= _SHORTEST_SECRET:
             text = text.replace(value, "***")
@@ -104,6 +124,8 @@ def without_secrets(text: str) -> str:
 
 def explained(error: BaseException, verb: str, where: str, *, denied: bool = False) -> ConfigError | TransientError:
     """The error to raise for one of the client's: ConfigError for what no retry mends, saying what to check."""
+    if DiskFullError.caused(error):
+        return DiskFullError(f"cannot {verb} {where}: the disk is full; temporary files are in {tempfile.gettempdir()}")
     text, code = str(error), code_of(error)
     hint = _FATAL.get(code) or next((hint for words, hint in _FATAL_TEXTS.items() if words in text), "")
     if denied or hint:
@@ -147,7 +169,7 @@ def abort_uploads(bucket: str, prefix: str, before: datetime | None = None, *, d
     from botocore.exceptions import BotoCoreError, ClientError
 
     place = deployment()
-    boto = _boto_client(bucket, tuple(sorted(aws_variables().items())), place.store_timeout, place.store_retries)
+    boto = _boto_client(bucket, tuple(sorted((aws_variables() | _ask()).items())), place.store_timeout, place.store_retries)
     count = 0
     try:
         for page in boto.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):

@@ -11,8 +11,11 @@ import pytest
 
 from tests.dags.distributed import SECRET, Distributed, files_that_hold
 from tests.dags.live import DAG, REFRESH_DAG, Live
+from wat2mds.snapshots import Registry
 from wat2mds.store import Store
+from wat2mds.world.demo_world import NEWER
 from wat2mds.world.mirror import CrawlSegment, CrawlSnapshot, write_collinfo, write_wat_listing
+from wat2mds_dashboard import PREFIX
 
 pytestmark = [pytest.mark.live, pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -37,6 +40,13 @@ def test_two_workers_without_a_common_disk_publish_what_one_machine_does(live: L
     live.build(dataset="apart", wat_files="0-2")  # one machine, the LocalExecutor, a store on disk
     for number in ("00000", "00001", "00002"):
         assert apart.published_bytes("apart", number) == live.published_bytes("apart", number)
+
+    # The api-server, and who looks for the next run, read the store themselves, by the same connection.
+    (batch,) = Registry(apart.root).get(NEWER).batches()
+    days = [(batch.partition_date + timedelta(days=n)).date().isoformat() for n in (0, 1)]
+    assert [b["partition_key"] for b in apart.client.backfill(DAG, *days, dry_run=True)["backfills"]] == [batch.partition_key]
+    assert "The registry of s3://apart/root holds 1 snapshots." in (apart.base / "home/logs/dag-processor.log").read_text("utf-8")
+    assert "apart" in apart.client._request("GET", f"{PREFIX}/dashboard/apart").text
 
     # The store's secret is nowhere but in the file that is made for an operator's shell, and is readable by nobody else.
     dump = apart.postgres.dump()

@@ -51,14 +51,6 @@ def bucket(s3_root: str, tmp_path: Path) -> Bucket:
     return Bucket(s3_root, tmp_path)
 
 
-@pytest.fixture
-def connection(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow's side knows the store by the connection alone."""
-    extra = {"region_name": "us-east-1", "endpoint_url": s3_server}
-    said = {"conn_type": "aws", "login": "test", "password": "test-secret", "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_WAT2MDS_STORE", json.dumps(said))
-
-
 def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name)

@@ -84,6 +84,12 @@ def test_other_exit_codes_fail_without_a_retry(stage, code):
     assert "wat2mds extract 'it'\"'\"'s here'" in str(caught.value), "the command to reproduce it can be pasted"
 
 
+def test_the_last_error_is_the_programs_reason_and_not_its_advice(tmp_path):
+    operator = StageOperator(task_id="plan", stage="plan", arguments=["plan", "--root", str(tmp_path)])
+    with pytest.raises(AirflowFailException, match=r"Its last error: .*ConfigError: no snapshot is registered"):
+        operator.execute({})
+
+
 def test_exit_75_and_a_signal_are_retried(stage):
     for source in ("sys.exit(75)", "os.kill(os.getpid(), signal.SIGKILL)"):
         with pytest.raises(AirflowException) as caught:

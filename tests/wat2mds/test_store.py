@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from tests.wat2mds.fault_proxy import FaultProxy
-from wat2mds.errors import ConfigError, TransientError
+from wat2mds.errors import ConfigError, DiskFullError, TransientError
 from wat2mds.manifest import Input, Unit
 from wat2mds.settings import Settings
 from wat2mds.store import Layout, Store, fetch, join, normalize, split
@@ -263,6 +263,14 @@ def test_a_download_cut_short_leaves_no_half(s3_root: str, proxy: FaultProxy, tm
     assert list(tmp_path.iterdir()) == []
     proxy.once("cut", "GET", "/x")
     assert store.get_file("x", tmp_path / "x").read_bytes() == bytes(100_000)
+
+
+def test_a_download_to_a_full_disk_says_whose_fault_it_is(s3_root: str, tmp_path: Path) -> None:
+    Store(s3_root).write("object", bytes(1 << 20))
+    (tmp_path / "object.partial").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=rf"cannot read {s3_root}/object: the disk is full; temporary files are in /"):
+        Store(s3_root).get_file("object", tmp_path / "object")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_unfinished_uploads_of_a_certain_age_are_ended(s3_root: str, s3_server: str) -> None:

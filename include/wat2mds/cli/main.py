@@ -5,9 +5,9 @@ Guaranteed: logs go to stderr; the last line on stdout is one JSON object; the e
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
+import tempfile
 from typing import NoReturn
 
 import typer
@@ -31,7 +31,7 @@ from wat2mds.cli import (
     versions,
     worlds,
 )
-from wat2mds.errors import ConfigError, TransientError, Wat2MdsError, nearest
+from wat2mds.errors import ConfigError, DiskFullError, Wat2MdsError, nearest
 
 log = logging.getLogger("wat2mds")
 
@@ -92,8 +92,8 @@ def run(arguments: list[str]) -> int:
         if usage is not None:
             _say(usage)
             return usage.exit_code
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = TransientError(f"the disk is full: {error}")
+        if DiskFullError.caused(error):
+            full = DiskFullError(f"the disk is full: {error}; temporary files are in {tempfile.gettempdir()}")
             _say(full)
             return full.exit_code
         log.exception("unforeseen: %s", error)
@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
 
 def _say(error: Wat2MdsError) -> None:
     log.error("%s: %s", type(error).__name__, error)
-    log.error("what to do: %s", error.next_action)
+    log.warning("what to do: %s", error.next_action)  # an error would be taken for the reason, as the last one
 
 
 def _as_usage(error: Exception, command: object, arguments: list[str]) -> ConfigError | None:

@@ -1,13 +1,12 @@
 """Room on a disk: who writes waits for it, and a full disk in the middle of a write is waited out.
 
 In: a folder, and the bytes that have to be free on its disk. Out: nothing, in time. Guaranteed: a wait ends after ``patience``
-seconds at the latest, with TransientError; ``tell`` is told why a wait begins, and nothing ("") when it ends. What does not belong
+seconds at the latest, with DiskFullError; ``tell`` is told why a wait begins, and nothing ("") when it ends. What does not belong
 here: what is written, and that a write which failed left nothing behind (``journal.py``).
 """
 
 from __future__ import annotations
 
-import errno
 import shutil
 import threading
 import time
@@ -15,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from wat2mds.errors import TransientError
+from wat2mds.errors import DiskFullError
 
 T = TypeVar("T")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOOK_SECONDS = 0.5
 # Once below the limit, a tenth more has to be free: else fetching would stop and go with every image.
 _ENOUGH = 1.1
@@ -36,7 +34,7 @@ class Space:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Until the folder's disk has room. Raises TransientError."""
+        """Until the folder's disk has room. Raises DiskFullError."""
         if time.monotonic() < self._good_until:
             return
         with self._lock:  # one looks, the others wait for it
@@ -44,13 +42,13 @@ class Space:
                 self._look(time.monotonic() + self._patience)
 
     def write(self, act: Callable[[], T]) -> T:
-        """``act``, once more each time that it failed for a full disk. Raises TransientError."""
+        """``act``, once more each time that it failed for a full disk. Raises DiskFullError."""
         end = time.monotonic() + self._patience
         while True:
             try:
                 return act()
             except OSError as error:
-                if error.errno not in _FULL:
+                if not DiskFullError.caused(error):
                     raise
                 with self._lock:
                     self._tell(f"{error.strerror or error} in {self._folder}")
@@ -74,5 +72,5 @@ class Space:
 
     def _sleep(self, end: float) -> None:
         if time.monotonic() >= end:
-            raise TransientError(f"no space on the disk of {self._folder} in {self._patience:g} s: make room and try again")
+            raise DiskFullError(f"no space on the disk of {self._folder} in {self._patience:g} s")
         time.sleep(_LOOK_SECONDS)

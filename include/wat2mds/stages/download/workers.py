@@ -29,7 +29,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wat2mds.errors import ConfigError, DataError, TransientError, Wat2MdsError
+from wat2mds.errors import ConfigError, DataError, DiskFullError, TransientError, Wat2MdsError
 from wat2mds.figures import Figures, Rate
 from wat2mds.progress import Progress
 from wat2mds.stage_settings import DownloadSettings
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _NEWS_SECONDS = 1.0
 # Beyond the wait for its host, an image's deadline and its decoding: hashing, writing a shard, importing the engine on a busy machine.
 _STALL_SECONDS = 180
-_ERRORS = {cls.__name__: cls for cls in (Wat2MdsError, TransientError, DataError, ConfigError)}
+_ERRORS = {cls.__name__: cls for cls in (Wat2MdsError, TransientError, DiskFullError, DataError, ConfigError)}
 
 
 @dataclass(frozen=True)
@@ -266,8 +266,10 @@ def _described(error: Exception) -> tuple[str, str]:
     """Class and message of the error of ours that says what to do about it."""
     if isinstance(error, Wat2MdsError):
         return type(error).__name__, str(error)
-    # A full disk, a lost mount, no memory: another try may find it better. The rest is a bug.
-    name = "TransientError" if isinstance(error, OSError | MemoryError) else "Wat2MdsError"
+    if DiskFullError.caused(error):
+        name = "DiskFullError"
+    else:  # A lost mount, no memory: another try may find it better. The rest is a bug.
+        name = "TransientError" if isinstance(error, OSError | MemoryError) else "Wat2MdsError"
     return name, f"a download worker failed: {type(error).__name__}: {error}"
 
 
