@@ -21,7 +21,7 @@ demo: $(STAMP) ## build a dataset from Common Crawl's format through a real Airf
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in sixteen ways (half an hour); needs Debian's postgresql, redis-server and faketime, and root to fill a disk
+test-faults: $(STAMP) ## kill, freeze and starve a distributed Airflow as it builds, in sixteen ways (half an hour); needs Debian's postgresql, redis-server and gcc, and root to fill a disk
 	FAULTS=all $(BIN)/python -m pytest tests/dags/test_faults_live.py $(PYTEST_ARGS)
 
 train-check: $(STAMP) ## train a small CLIP on the demo world's filtered pairs, unfiltered ones and shuffled captions; compare them

@@ -12,15 +12,21 @@ import psutil
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], int]]:
-    """The highest memory that any one child of this process held: the kernel's own high-water mark, read often."""
+    """The highest memory that any one child of this process held: the kernel's own high-water mark, read often.
+
+    One that has not become a program of its own yet shares this process's memory (vfork) and its command line, and is not meant.
+    """
+    own = Path("/proc/self/cmdline")
     marks: dict[int, int] = {}
     ended = threading.Event()
 
     def read() -> None:
         while not ended.wait(0.05):
             for process in psutil.Process().children(recursive=True):
-                status = Path(f"/proc/{process.pid}/status")
+                status, command = Path(f"/proc/{process.pid}/status"), Path(f"/proc/{process.pid}/cmdline")
                 try:
+                    if command.read_bytes() == own.read_bytes():
+                        continue
                     lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
                 except OSError:  # it ended
                     continue
