@@ -106,7 +106,7 @@ def apart(live: Live, s3_server: str, tmp_path_factory: pytest.TempPathFactory) 
             root,
             dags=dags,
             plugins=PLUGINS,
-            parallelism=4,
+            pools={"default_pool": 4},
             settings={
                 **settings,
                 "WAT2MDS_SCHEDULE_FROM": "2100-01-01",  # nothing runs by itself, and yet who looks for the next run reads the registry

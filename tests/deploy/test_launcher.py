@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -39,7 +40,7 @@ def test_it_comes_up_names_batches_and_leaves_nothing(tmp_path):
         assert {part["status"] for part in client.health().values()} == {"healthy"}
         assert client.wait_for_dag("build_dataset")["timetable_partitioned"]
         pools = {pool["name"]: pool["slots"] for pool in client._pages("/api/v2/pools", "pools")}
-        assert pools == {"default_pool": launcher.parallelism, "downloads": 1, "scoring": 1}
+        assert pools == launcher.pools == {"default_pool": max(2, os.cpu_count() or 2), "downloads": 1, "scoring": 1}
 
         command = ["backfill", "create", "--dag-id", "build_dataset", "--from-date", "2023-12-01", "--to-date", "2023-12-31"]
         listed = subprocess.run(
