@@ -88,6 +88,10 @@ class DownloadSettings(Group):
         "border", description="how images are brought to image_size (img2dataset: resize_mode)"
     )
     resize_only_if_bigger: bool = Field(False, description="leave smaller images at their size")
+    reduced_decoding: bool = Field(
+        True,
+        description="decode colour JPEGs of four times the stored side and more at a fraction of their sides; false: as img2dataset",
+    )
     encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="format of stored images")
     encode_quality: int = Field(95, ge=0, le=100, description="JPEG or WebP quality, or PNG compression level 0-9")
     skip_reencode: bool = Field(False, description="keep the original bytes where no resize is needed")

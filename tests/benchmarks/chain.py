@@ -280,7 +280,9 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
 
 
 def figures(use: Use) -> list[str]:
-    return [f"{use.wall:,.0f}", f"{use.cpu:,.0f}", f"{use.peak:,.0f}"]
+    """Of a step that ended before the first sample no peak is known."""
+    seconds = [f"{value:,.{1 if value < 10 else 0}f}" for value in (use.wall, use.cpu)]
+    return [*seconds, f"{use.peak:,.0f}" if use.peak else "–"]
 
 
 def describe(chains: list[Chain], world: World) -> str:

@@ -158,8 +158,9 @@ def show_speed(scheme: str, base: Path, lists: tuple[Lists, Lists], images: int,
 
 
 def show_pictures(theirs: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]) -> bool:
-    """Mean difference of grey levels, picture by picture. A stated choice: the orientation of EXIF is applied here."""
-    equal, turned, both, other = 0, 0, [], []
+    """Mean difference of grey levels, picture by picture. Stated choices: the orientation of EXIF is applied here, and large JPEGs are
+    decoded at a fraction of their sides (``download.reduced_decoding``)."""
+    equal, turned, both, reduced, other = 0, 0, [], [], []
     for url, row in sorted(theirs.items()):
         mine = ours[url]
         if row["jpg"] is None or mine["jpg"] is None:
@@ -171,12 +172,16 @@ def show_pictures(theirs: dict[str, dict[str, Any]], ours: dict[str, dict[str, A
         elif _size(row) == _size(mine)[::-1] != _size(mine):
             turned += 1
             continue
-        both.append((float(np.abs(_pixels(row["jpg"]) - _pixels(mine["jpg"])).mean()), url))
+        large = row["jpg"] != mine["jpg"] and max(_size(row)) >= 4 * SIDE
+        (reduced if large else both).append((float(np.abs(_pixels(row["jpg"]) - _pixels(mine["jpg"])).mean()), url))
     furthest, where = max(both)
     print(
         f"\nPictures: {len(both):,} compared, {equal:,} of the same bytes; {turned} turned upright here by their EXIF, and not compared"
     )
     print(f"  mean difference: {statistics.mean(d for d, _ in both):.4f} grey levels; the furthest {furthest:.4f} ({where})")
+    if reduced:
+        middle, most = statistics.mean(d for d, _ in reduced), max(reduced)[0]
+        print(f"  not in it: {len(reduced)} decoded at a fraction of their sides; {middle:.2f} in the mean, the furthest {most:.2f}")
     print("".join(f"  only one side has it: {line}\n" for line in other), end="")
     return furthest <= 1 and not other
 

@@ -22,7 +22,7 @@ from wat2mds.models.pictures import content_box
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download import images
 from wat2mds.stages.download.refusal import Refused
-from wat2mds.stages.download.resizing import resize
+from wat2mds.stages.download.resizing import reduction, resize
 
 _ENCODERS = {
     "jpg": (cv2.IMWRITE_JPEG_QUALITY, "image/jpeg"),
@@ -71,9 +71,10 @@ class Decoder:
             raise Refused(_reason(error), _message(error), mime=header.mime) from error
 
     def _decode(self, data: bytes, header: images.Header) -> Decoded:
-        pixels, changed = images.decode(data, header, apply_icc=self._settings.icc == "apply")
-        original_height, original_width = pixels.shape[:2]
-        resized = resize(pixels, self._settings)
+        by = reduction(header.upright, self._settings) if header.reducible else 1
+        pixels, changed = images.decode(data, header, reduction=by, apply_icc=self._settings.icc == "apply")
+        original_height, original_width = whole = header.upright if by > 1 else pixels.shape[:2]
+        resized = resize(pixels, self._settings, whole)
         height, width = resized.shape[:2]
         sizes = width, height, original_width, original_height
         as_fetched = self._settings.skip_reencode and header.mime == self._mime and resized is pixels and not changed

@@ -6,7 +6,7 @@ aspect were accepted. What does not belong here: fetching, resizing (``resizing.
 What cv2 does, and what is done about it: ``imdecode(IMREAD_UNCHANGED)``, which img2dataset calls, ignores EXIF orientation and keeps
 16 bits, which its JPEG encoder then saturates to white. So ``decode`` turns the few images of either kind upright and to 8 bits, reads
 GIFs in another way and, as set, follows colour profiles: stored images and ``original_width``/``original_height`` have the orientation
-applied.
+applied. A large JPEG is decoded at a half, a quarter or an eighth of its sides where that leaves enough (``resizing.reduction``).
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ _UPRIGHT: dict[int, tuple[int | None, bool]] = {
     7: (cv2.ROTATE_90_COUNTERCLOCKWISE, True),
     8: (cv2.ROTATE_90_COUNTERCLOCKWISE, False),
 }
+# cv2's flags for a colour JPEG at 1 / n of its sides, which its decoder makes of the coefficients, so that most of the work is saved.
+_REDUCED = {
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
 # The project's limit is download.max_pixels, tested in ``inspect``; Pillow's own would come as a warning or as another exception.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -49,6 +55,12 @@ class Header:
     orientation: int
     deep: bool  # 16 bits a channel
     icc: bytes | None = None
+    reducible: bool = False  # a colour JPEG
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width after orientation."""
+        return (self.width, self.height) if self.orientation in range(5, 9) else (self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,8 @@ def _header(data: bytes, formats: tuple[str, ...], refuse_animated: bool) -> Hea
             kind = "JPEG" if image.format == "MPO" else str(image.format)
             if refuse_animated and kind != "JPEG" and getattr(image, "is_animated", False):
                 raise Refused(DropReason.ANIMATED, "animated", mime=Image.MIME[kind])
-            return Header(Image.MIME[kind], image.width, image.height, orientation, deep, image.info.get("icc_profile"))
+            reducible = kind == "JPEG" and image.mode == "RGB"
+            return Header(Image.MIME[kind], *image.size, orientation, deep, image.info.get("icc_profile"), reducible)
     except (Refused, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -107,14 +120,17 @@ def _header(data: bytes, formats: tuple[str, ...], refuse_animated: bool) -> Hea
         raise Refused(DropReason.DECODE, f"Image decoding error: {type(error).__name__}") from error
 
 
-def decode(data: bytes, header: Header, *, apply_icc: bool = False) -> tuple[np.ndarray, bool]:
+def decode(data: bytes, header: Header, *, reduction: int = 1, apply_icc: bool = False) -> tuple[np.ndarray, bool]:
     """The pixels as img2dataset decodes them, uint8 [height, width] or BGR [height, width, 3], and upright, from 16 bits rounded to 8,
-    alpha laid on white, and in sRGB with ``apply_icc``; and whether any of that changed them. Raises Refused, or what a decoder raises.
+    alpha laid on white, and in sRGB with ``apply_icc``; and whether any of that changed them. With a ``reduction`` of 2, 4 or 8, for what
+    is reducible, the sides are divided by it and rounded. Raises Refused, or what a decoder raises.
     """
-    gif = header.mime == "image/gif"
-    decoded = pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    gif, flags = header.mime == "image/gif", _REDUCED.get(reduction, cv2.IMREAD_UNCHANGED)
+    decoded = pixels = _first_frame(data) if gif else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise Refused(DropReason.DECODE, "Image decoding error")
+    if reduction > 1:  # the decoder rounds up, and fills what lies beyond the edge
+        pixels = pixels[: round(header.height / reduction), : round(header.width / reduction)]
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if apply_icc and (profile := _profile(header)) is not None:

@@ -1,5 +1,5 @@
 """What is stored is what img2dataset's own Resizer makes, in each mode and for each kind of picture that it stores rightly: the same
-bytes, or, where a picture is enlarged, within one grey level."""
+bytes, or, where a picture is enlarged, within one grey level. Large JPEGs are decoded at a fraction of their sides, unless told not to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import os
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.wat2mds.world.shared_photographs import fondant_rows
 from wat2mds.stage_settings import DownloadSettings
 from wat2mds.stages.download.decode import Decoder
+from wat2mds.stages.download.resizing import reduction
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 from img2dataset.resizer import Resizer
@@ -60,7 +63,7 @@ def test_the_same_as_img2dataset(mode: str, only_if_bigger: bool, kind: str, qua
     shape = {"image_size": SIDE, "resize_mode": mode, "resize_only_if_bigger": only_if_bigger}
     shape |= {"encode_format": kind, "encode_quality": quality}
     theirs = Resizer(**shape)
-    ours = Decoder(DownloadSettings.model_validate(shape | {"min_bytes": 0, "pdq": False}))
+    ours = Decoder(DownloadSettings.model_validate(shape | {"min_bytes": 0, "pdq": False, "reduced_decoding": False}))
     smooth = [photograph(width, height) for width, height in SIZES]
     enlarged = 0
     for data in [*PICTURES, *smooth]:
@@ -78,6 +81,65 @@ def test_the_same_as_img2dataset(mode: str, only_if_bigger: bool, kind: str, qua
         if data in smooth and kind == "jpg":  # WebP of quality 80 makes up to two levels of the one
             assert differences(done.stored, stored).mean() <= 1
     assert bool(enlarged) is (mode != "no" and not only_if_bigger)
+
+
+def test_how_much_a_decoder_may_reduce() -> None:
+    border = DownloadSettings(image_size=SIDE)
+    found = {side: reduction((128, side), border) for side in (255, 256, 511, 512, 1023, 1024, 99_999)}
+    assert found == {255: 1, 256: 2, 511: 2, 512: 4, 1023: 4, 1024: 8, 99_999: 8}
+    assert reduction((300, 9_999), DownloadSettings(image_size=SIDE, resize_mode="keep_ratio")) == 2
+    assert [reduction((height, 9_999), border) for height in (31, 32, 63, 64)] == [1, 2, 2, 4]
+    assert reduction((9_999, 9_999), DownloadSettings(image_size=SIDE, resize_mode="no")) == 1
+    assert reduction((9_999, 9_999), DownloadSettings(image_size=SIDE, reduced_decoding=False)) == 1
+
+
+@pytest.mark.parametrize("mode", ["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"])
+@pytest.mark.parametrize(("width", "height"), [(256, 391), (777, 800), (801, 769), (1600, 1541), (2001, 385), (1999, 3)])
+def test_large_jpegs_are_decoded_at_a_fraction(width: int, height: int, mode: str) -> None:
+    """Sides that the fraction does not divide, grey and upright ones among them; compared where JPEG's own losses are left out."""
+    shape = {"image_size": SIDE, "resize_mode": mode, "encode_format": "png", "encode_quality": 1}
+    wanted = DownloadSettings.model_validate(shape | {"min_bytes": 0, "pdq": False})
+    reduced, whole = Decoder(wanted), Decoder(wanted.model_copy(update={"reduced_decoding": False}))
+    pixels = cv2.imdecode(np.frombuffer(photograph(width, height), np.uint8), cv2.IMREAD_COLOR_RGB)
+    for data in (_jpeg(pixels), _jpeg(pixels, orientation=6), _jpeg(pixels[..., 0])):
+        done, expected = reduced(data), whole(data)
+        assert (done.width, done.height) == (expected.width, expected.height)
+        assert (done.original_width, done.original_height) == (expected.original_width, expected.original_height)
+        assert differences(done.stored, expected.stored).mean() <= 1
+    if mode == "no":
+        assert done.stored == expected.stored
+
+
+def _jpeg(pixels: np.ndarray, orientation: int = 1) -> bytes:
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "JPEG", quality=95, exif=exif)
+    return out.getvalue()
+
+
+def test_real_photographs_decoded_at_a_fraction(shared) -> None:
+    shape = {
+        "image_size": 256,
+        "resize_mode": "border",
+        "encode_format": "png",
+        "encode_quality": 1,
+        "min_bytes": 0,
+        "pdq": False,
+    }
+    reduced = Decoder(DownloadSettings.model_validate(shape))
+    whole = Decoder(DownloadSettings.model_validate(shape | {"reduced_decoding": False}))
+    found = []
+    for row in fondant_rows(shared):
+        data = row.content if isinstance(row.content, bytes) else b""
+        if not data.startswith(b"\xff\xd8"):
+            continue
+        one, other = reduced(data), whole(data)
+        if one.stored != other.stored:
+            assert max(one.original_width, one.original_height) >= 4 * 256
+            found.append(differences(one.stored, other.stored).mean())
+    assert len(found) > 20
+    assert np.mean(found) < 1
+    assert max(found) < 4
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("no", True), ("keep_ratio", False)])
