@@ -181,7 +181,9 @@ def show_pictures(theirs: dict[str, dict[str, Any]], ours: dict[str, dict[str, A
     print(f"  mean difference: {statistics.mean(d for d, _ in both):.4f} grey levels; the furthest {furthest:.4f} ({where})")
     if reduced:
         middle, most = statistics.mean(d for d, _ in reduced), max(reduced)[0]
-        print(f"  not in it: {len(reduced)} decoded at a fraction of their sides; {middle:.2f} in the mean, the furthest {most:.2f}")
+        print(
+            f"  not in it: {len(reduced)} decoded at a fraction of their sides; {middle:.2f} in the mean, the furthest {most:.2f}"
+        )
     print("".join(f"  only one side has it: {line}\n" for line in other), end="")
     return furthest <= 1 and not other
 
