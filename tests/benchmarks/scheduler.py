@@ -1,6 +1,6 @@
 """What orchestration costs: the DAG build_dataset over a segment of 900 WAT files, whose stages do nothing.
 
-    python -m tests.benchmarks.scheduler [--batches 15] [--databases sqlite,postgresql] [--option SECTION.KEY=VALUE ...]
+    python -m tests.benchmarks.scheduler [--batches 15] [--wat-files 900] [--databases sqlite,postgresql] [--option SECTION.KEY=VALUE ...]
 
 A real Airflow with the LocalExecutor, set as the demo sets it, runs the real DAG for batches of 60 WAT files; in place of a stage's
 program, plan's apart, runs a shell script that prints an empty summary. Printed for each database: task instances a minute of wall time;
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
+import itertools
 import json
 import shutil
 import sys
@@ -29,7 +30,7 @@ from tests.own_servers import Postgres
 from wat2mds.deploy.launcher import Launcher
 from wat2mds.snapshots import BATCH_SIZE, Registry, Snapshot
 
-DAG, SNAPSHOT, WAT_FILES = "build_dataset", "CC-MAIN-2023-50", 900
+DAG, SNAPSHOT = "build_dataset", "CC-MAIN-2023-50"
 # CPU s of a WAT file's stages by ``tests.benchmarks.projection``: extracted in 10.7; of its 17,600 candidates each asked for in 0.0066, and
 # the 68 % that arrive scored in 0.0887 each, or prepared for a GPU in 0.006.
 STAGE_SECONDS = {"a GPU scores": 200, "no GPU": 1_190}
@@ -38,13 +39,13 @@ SLOTS = {"downloads": 2, "scoring": 2}
 NOTHING = '#!/bin/sh\ncase "$1" in\nplan) exec "{python}" -m wat2mds "$@" ;;\n*) echo \'{{"rows": 0}}\' ;;\nesac\n'
 
 
-def register(root: Path) -> Snapshot:
-    """A snapshot of one segment of 900 WAT files, as Common Crawl lists it."""
+def register(root: Path, wat_files: int) -> Snapshot:
+    """A snapshot of one segment of so many WAT files, as Common Crawl lists it."""
     source = root.parent / "source"
     listing = source / "crawl-data" / SNAPSHOT / "wat.paths.gz"
     listing.parent.mkdir(parents=True)
     name = f"crawl-data/{SNAPSHOT}/segments/1700679099281.67/wat/CC-MAIN-20231128083443-20231128113443"
-    listing.write_bytes(gzip.compress("\n".join(f"{name}-{n:05d}.warc.wat.gz" for n in range(WAT_FILES)).encode()))
+    listing.write_bytes(gzip.compress("\n".join(f"{name}-{n:05d}.warc.wat.gz" for n in range(wat_files)).encode()))
     entry = {"id": SNAPSHOT, "from": "2023-11-28T08:34:43", "to": "2023-12-12T01:12:43"}
     (source / "collinfo.json").write_text(json.dumps([entry]))
     return Registry(root.as_uri()).register(SNAPSHOT, collinfo=str(source / "collinfo.json"), source=str(source))
@@ -83,7 +84,7 @@ class Watch:
         return {name: seconds - self._begun[name] for name, seconds in self.cpu().items()}
 
 
-def measure(database: str, batches: int, options: dict[str, dict[str, str]]) -> dict[str, float]:
+def measure(database: str, batches: int, wat_files: int, options: dict[str, dict[str, str]]) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="wat2mds-scheduler-") as folder, contextlib.ExitStack() as running:
         base = Path(folder)
         plugins = shutil.copytree(PLUGINS, base / "plugins")
@@ -91,7 +92,7 @@ def measure(database: str, batches: int, options: dict[str, dict[str, str]]) -> 
         script.write_text(NOTHING.format(python=sys.executable))
         operator = plugins / "wat2mds_operator.py"
         operator.write_text(operator.read_text("utf-8") + f"\nStageOperator.program = ('/bin/sh', {str(script)!r})\n", "utf-8")
-        keys = [batch.partition_key for batch in register(base / "root").batches()][:batches]
+        chosen = list(itertools.islice(register(base / "root", wat_files).batches(), batches))
         airflow = dict(options)
         if database == "postgresql":
             airflow["database"] = airflow.get("database", {}) | {"sql_alchemy_conn": running.enter_context(Postgres()).url}
@@ -103,15 +104,15 @@ def measure(database: str, batches: int, options: dict[str, dict[str, str]]) -> 
         client.wait_for_dag(DAG)
         client.set_paused(DAG, False)
         watch, began = Watch(launcher), time.monotonic()
-        runs = [client.trigger(DAG, partition_key=key) for key in keys]
+        runs = [client.trigger(DAG, partition_key=batch.partition_key) for batch in chosen]
         for run in runs:
             ended = client.wait(DAG, run, check=launcher.check, timeout=7200, interval=5)
             assert ended["state"] == "success", ended
         wall, cpu = time.monotonic() - began, watch.end()
         tasks = sum(len(client.tasks(DAG, run)) for run in runs)
-        files = len(keys) * BATCH_SIZE
+        files = sum(min(BATCH_SIZE, wat_files - batch.index * BATCH_SIZE) for batch in chosen)
         found = {
-            "batches": len(keys),
+            "batches": len(chosen),
             "task instances": tasks,
             "a minute": 60 * tasks / wall,
             "scheduler, CPU s each": cpu["scheduler"] / tasks,
@@ -129,6 +130,7 @@ def measure(database: str, batches: int, options: dict[str, dict[str, str]]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=15)
+    parser.add_argument("--wat-files", type=int, default=900)
     parser.add_argument("--databases", default="sqlite,postgresql")
     parser.add_argument("--option", action="append", default=[], metavar="SECTION.KEY=VALUE")
     given = parser.parse_args()
@@ -139,7 +141,7 @@ def main() -> None:
         options.setdefault(section, {})[key] = value
     found = {}
     for database in given.databases.split(","):
-        found[database] = measure(database, given.batches, options)
+        found[database] = measure(database, given.batches, given.wat_files, options)
         print(f"{database}: {json.dumps(found[database])}", file=sys.stderr, flush=True)
     print("| | " + " | ".join(found) + " |\n| --- |" + " --- |" * len(found))
     for name in next(iter(found.values())):
