@@ -10,11 +10,12 @@ for twice, so that start-ups weigh less. Runs alternate and ratios are medians o
 Speed is read, not asserted; it fails where pictures differ that no stated choice explains. Goals: 1.2 times on http without PDQ, 5 times
 on https, a start-up no dearer, one grey level at most.
 
-Measured 2026-11-21 on two quiet cores of a Xeon, medians of five rounds over http: img2dataset 2.80 ms CPU an image, wat2mds 3.60, without
-PDQ 2.46 (1.14 times; by round 1.07, 1.09, 1.14, 1.19, 1.29), so that the goal is not reached; start-up 9.3 s against 2.1, and with it a
-whole run of 3,516 images 19.1 s against 14.7 with PDQ and 10.7 without. Of that run cv2's process takes over half. Over https, before the
-present HTTP client and under much other work, three rounds: 29.9 ms against 4.0 (7.6 times), without PDQ 2.7 (11.4 times). Of 3,516
-pictures 1,070 had img2dataset's bytes; the others, which are enlarged, made the mean difference of all 0.22 grey levels, the furthest 0.88.
+Measured 2026-11-22 on two quiet cores of an EPYC, medians of five rounds over http: img2dataset 2.34 ms CPU an image, wat2mds 2.98,
+without PDQ 1.68 (1.29 times; by round 1.15, 1.20, 1.29, 1.49, 1.54); start-up 9.5 s against 2.0, and with it a whole run of 3,516 images
+17.7 s against 12.5 with PDQ and 8.1 without. Over https, three rounds: 35.3 ms against 2.8 (12.6 times), without PDQ 1.6 (22 times). The day
+before, on a Xeon and without ``download.reduced_decoding``: 2.80 ms against 2.46 without PDQ (1.14 times). Of 3,448 pictures 1,002 had
+img2dataset's bytes; the others, which are enlarged, made the mean difference of all 0.22 grey levels, the furthest 0.88; 68 more were
+decoded at a fraction of their sides, 0.94 in the mean, the furthest 2.50.
 """
 
 from __future__ import annotations
