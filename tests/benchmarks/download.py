@@ -12,8 +12,8 @@ on https, a start-up no dearer, one grey level at most.
 
 Measured 2026-11-22 on two quiet cores of an EPYC, medians of five rounds over http: img2dataset 2.34 ms CPU an image, wat2mds 2.98,
 without PDQ 1.68 (1.29 times; by round 1.15, 1.20, 1.29, 1.49, 1.54); start-up 9.5 s against 2.0, and with it a whole run of 3,516 images
-17.7 s against 12.5 with PDQ and 8.1 without. Over https, three rounds: 35.3 ms against 2.8 (12.6 times), without PDQ 1.6 (22 times). The day
-before, on a Xeon and without ``download.reduced_decoding``: 2.80 ms against 2.46 without PDQ (1.14 times). Of 3,448 pictures 1,002 had
+17.7 s against 12.5 with PDQ and 8.1 without. Over https, three rounds: 35.3 ms against 2.8 (12.6 times), without PDQ 1.6 (22 times). A
+day before, on a Xeon and without ``download.reduced_decoding``: 2.80 ms against 2.46 without PDQ (1.14 times). Of 3,448 pictures 1,002 had
 img2dataset's bytes; the others, which are enlarged, made the mean difference of all 0.22 grey levels, the furthest 0.88; 68 more were
 decoded at a fraction of their sides, 0.94 in the mean, the furthest 2.50.
 """
