@@ -88,7 +88,7 @@ class DownloadSettings(Group):
         "border", description="how images are brought to image_size (img2dataset: resize_mode)"
     )
     resize_only_if_bigger: bool = Field(False, description="leave smaller images at their size")
-    reduced_decoding: bool = Field(True, description="decode JPEGs of 4 times image_size at a fraction; false: as img2dataset")
+    reduced_decoding: bool = Field(True, description="decode colour JPEGs reduced, from 4 × image_size on; false: as img2dataset")
     encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="format of stored images")
     encode_quality: int = Field(95, ge=0, le=100, description="JPEG or WebP quality, or PNG compression level 0-9")
     skip_reencode: bool = Field(False, description="keep the original bytes where no resize is needed")
@@ -101,7 +101,7 @@ class DownloadSettings(Group):
         ("JPEG", "PNG", "WEBP"), min_length=1, description="formats accepted, found from the bytes: also GIF, AVIF"
     )
     animated: Literal["first_frame", "drop"] = Field("first_frame", description="what is made of images with several frames")
-    icc: Literal["drop", "apply"] = Field("drop", description="colour profiles: left out (as img2dataset does) or applied")
+    icc: Literal["drop", "apply"] = Field("drop", description="colour profiles: left out (as img2dataset), or applied: sRGB")
     pdq: bool = Field(True, description="PDQ hash of each stored image, which block lists of kind pdq are compared with")
     allowed_ports: tuple[int, ...] = Field((80, 443), description="ports that are connected to")
     max_redirects: int = Field(5, ge=0, le=20, description="redirects followed for one image")

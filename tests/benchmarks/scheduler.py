@@ -67,11 +67,11 @@ class Watch:
         found = {}
         for name, process in self._programs.items():
             itself = process.cpu_times()
-            found[name], below = sum(itself[:2]), sum(itself[2:4])
+            alone, below = sum(itself[:2]), sum(itself[2:4])
             with contextlib.suppress(psutil.NoSuchProcess):  # one that ends meanwhile is counted next time
                 for child in process.children(recursive=True):
                     below += sum(child.cpu_times()[:4])
-            found["tasks" if name == "scheduler" else name] = below + (0 if name == "scheduler" else found[name])
+            found |= {"scheduler": alone, "tasks": below} if name == "scheduler" else {name: alone + below}
         return found
 
     def _sample(self) -> None:
@@ -111,6 +111,7 @@ def measure(database: str, batches: int, wat_files: int, options: dict[str, dict
         wall, cpu = time.monotonic() - began, watch.end()
         tasks = sum(len(client.tasks(DAG, run)) for run in runs)
         files = sum(min(BATCH_SIZE, wat_files - batch.index * BATCH_SIZE) for batch in chosen)
+        of_a_file = sum(cpu.values()) / files
         found = {
             "batches": len(chosen),
             "task instances": tasks,
@@ -122,9 +123,9 @@ def measure(database: str, batches: int, wat_files: int, options: dict[str, dict
             "cores busy": sum(cpu.values()) / wall,
             "scheduler's peak, MB": watch.peak / 1e6,
             "wall s a WAT file": wall / files,
-            "CPU s a WAT file": sum(cpu.values()) / files,
+            "CPU s a WAT file": of_a_file,
         }
-        return found | {f"% of its stages' CPU, {how}": 100 * sum(cpu.values()) / files / s for how, s in STAGE_SECONDS.items()}
+        return found | {f"% of its stages' CPU, {how}": 100 * of_a_file / seconds for how, seconds in STAGE_SECONDS.items()}
 
 
 def main() -> None:

@@ -73,8 +73,8 @@ class Decoder:
     def _decode(self, data: bytes, header: images.Header) -> Decoded:
         by = reduction(header.upright, self._settings) if header.reducible else 1
         pixels, changed = images.decode(data, header, reduction=by, apply_icc=self._settings.icc == "apply")
-        original_height, original_width = whole = header.upright if by > 1 else pixels.shape[:2]
-        resized = resize(pixels, self._settings, whole)
+        original_height, original_width = header.upright if by > 1 else pixels.shape[:2]
+        resized = resize(pixels, (original_height, original_width), self._settings)
         height, width = resized.shape[:2]
         sizes = width, height, original_width, original_height
         as_fetched = self._settings.skip_reencode and header.mime == self._mime and resized is pixels and not changed

@@ -42,17 +42,16 @@ def reduction(size: tuple[int, int], settings: DownloadSettings) -> int:
     return next((by for by in (8, 4, 2) if by <= most), 1)
 
 
-def resize(pixels: np.ndarray, settings: DownloadSettings, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Of a picture uint8 [height, width] or [height, width, 3]; the same array where nothing is to be done. ``size``: height and width of
-    the whole picture, if these are the pixels of a reduced one."""
+def resize(pixels: np.ndarray, size: tuple[int, int], settings: DownloadSettings) -> np.ndarray:
+    """Of a picture uint8 [height, width] or [height, width, 3]; the same array where nothing is to be done. ``size``: its height and width
+    before it was reduced, if it was."""
     mode, side = settings.resize_mode, settings.image_size
     if mode == "no":
         return pixels
-    whole = size or pixels.shape[:2]
-    reference = _reference(whole, settings)
+    reference = _reference(size, settings)
     if settings.resize_only_if_bigger and reference <= side:
         return pixels
-    height, width = (max(1, round(length * (side / reference))) for length in whole)
+    height, width = (max(1, round(length * (side / reference))) for length in size)
     pixels = _scale(pixels, (width, height), _DOWN if reference > side else _UP)
     if mode == "center_crop":
         top, left = (height - side) // 2, (width - side) // 2
@@ -64,7 +63,7 @@ def resize(pixels: np.ndarray, settings: DownloadSettings, size: tuple[int, int]
     return pixels
 
 
-def _reference(size: tuple[int, ...], settings: DownloadSettings) -> int:
+def _reference(size: tuple[int, int], settings: DownloadSettings) -> int:
     """The side that is brought to ``image_size``."""
     return (min if settings.resize_mode in ("keep_ratio", "center_crop") else max)(size)
 
