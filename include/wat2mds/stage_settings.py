@@ -380,9 +380,9 @@ class UploadSettings(Group):
         json_schema_extra=_how,
     )
     keep_images: bool = Field(
-        True,
-        description="keep a WAT file's images in the work folder after its upload, for other settings; false: they go as soon as each "
-        "object is verified, and are fetched again when they are needed",
+        False,
+        description="keep a WAT file's images in the work folder after its upload, to try other settings and renewed block lists without "
+        "another download; false: they go as soon as each object is verified, and the disk holds those in flight",
         json_schema_extra=_how,
     )
 

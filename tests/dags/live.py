@@ -168,6 +168,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             "WAT2MDS_DOWNLOAD__RESOLVER": origin.address,
             "WAT2MDS_DOWNLOAD__PROCESSES": "1",
             "WAT2MDS_DOWNLOAD__HOST_REST": "0.2",
+            # Another threshold is tried on what is there.
+            "WAT2MDS_UPLOAD__KEEP_IMAGES": "true",
             # The LAION profiles with a model that is at hand: settings alone choose it.
             "WAT2MDS_FILTER__CLIP_MODEL": "wat2mds-tiny",
             "WAT2MDS_FILTER__LANGUAGE_CANDIDATES": "en,de,fr,es,it,nl,pt,ru,ja,zh",

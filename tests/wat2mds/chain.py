@@ -27,9 +27,8 @@ class Chain:
     def plan(
         self, dataset: str, wat_files: str, *overrides: str, snapshot: str | None = None, profile: str = "demo"
     ) -> list[WatUnit]:
-        settings = load_settings(
-            profile, [f"download.resolver={self.resolver}", "download.processes=1", *overrides], environment={}
-        )
+        given = [f"download.resolver={self.resolver}", "download.processes=1", "upload.keep_images=true", *overrides]
+        settings = load_settings(profile, given, environment={})
         chosen = choose_wat_files(Registry(self.root), partition_key=None, snapshot=snapshot, segment="0", wat_files=wat_files)
         return plan_run(self.root, dataset, settings, chosen)
 

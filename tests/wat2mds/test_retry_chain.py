@@ -96,7 +96,8 @@ CALM = ("download.retries=0", "download.host_rest=0.05", "download.host_delay=0"
 
 def due(chain: Chain, later: timedelta) -> list[WatUnit]:
     """What a run so long after now would ask for again; there is a pause of one day, then of three."""
-    settings = [f"download.resolver={chain.resolver}", "download.processes=1", "download.retry_days=1,3", *CALM]
+    settings = [f"download.resolver={chain.resolver}", "download.processes=1", "upload.keep_images=true"]
+    settings += ["download.retry_days=1,3", *CALM]
     given = load_settings("demo", settings, environment={})
     return plan_retries(Layout(chain.root, DATASET).dataset, given, now=datetime.now(UTC) + later)
 

@@ -35,7 +35,7 @@ from wat2mds.stages import convert, import_pairs, publish, upload
 from wat2mds.store import Layout, Store
 from wat2mds.versions import Version, open_table, read_index, read_version
 
-SETTINGS = load_settings("demo", ["filter.min_similarity=0.3"], environment={})
+SETTINGS = load_settings("demo", ["filter.min_similarity=0.3", "upload.keep_images=true"], environment={})
 STRICT = load_settings("demo", ["filter.min_similarity=0.34"], environment={})
 THRESHOLD = load_settings("demo", environment={}).filter.min_similarity
 HOSTILE = '"><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)> ](javascript:alert(3)) <!-- \u202e & 画'

@@ -26,7 +26,7 @@ from wat2mds.stages import convert, publish, upload, validate
 from wat2mds.store import Layout, Store, join
 from wat2mds.versions import read_record, read_version, withdraw
 
-SETTINGS = load_settings("demo", ["filter.min_similarity=0.3"], environment={})
+SETTINGS = load_settings("demo", ["filter.min_similarity=0.3", "upload.keep_images=true"], environment={})
 OTHER = load_settings("demo", ["filter.min_similarity=0.3", "convert.shard_bytes=100000"], environment={})
 PASSING = Settings.model_validate({"filter": {"max_punsafe": None}})
 TRANSIENT = {"flow": lambda flow: replace(flow, drops={"timeout": flow.entered - flow.left})}

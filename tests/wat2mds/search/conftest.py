@@ -16,7 +16,9 @@ from wat2mds.stages import convert, publish, upload
 from wat2mds.store import Layout, Store
 from wat2mds.versions import read_version
 
-SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "publish": {"groups": False}})
+SETTINGS = Settings.model_validate(
+    {"convert": {"shard_bytes": 1 << 16}, "publish": {"groups": False}, "upload": {"keep_images": True}}
+)
 
 
 def bring(dataset: str, wat_file: str, count: int, settings: Settings = SETTINGS, **options: Any) -> None:

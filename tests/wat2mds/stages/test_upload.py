@@ -19,7 +19,7 @@ from wat2mds.stages import convert, upload
 from wat2mds.store import Store
 
 Make = Callable[..., Any]
-SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "upload": {"threads": 1}})
+SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "upload": {"threads": 1, "keep_images": True}})
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -27,7 +27,7 @@ from wat2mds.versions import newest_version, read_index, version_numbers
 # S3 wants parts of 5 MiB; the tests' server takes smaller ones. A shard of 64 KiB goes in up to three.
 PART = 25_000
 SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}}).model_copy(
-    update={"upload": UploadSettings.model_construct(threads=4, part_bytes=PART)}
+    update={"upload": UploadSettings.model_construct(threads=4, part_bytes=PART, keep_images=True)}
 )
 RUNS, PUBLISHED_EVERY = 100, 10
 

@@ -28,7 +28,7 @@ from wat2mds.subsets import Definition, reshard
 from wat2mds.subsets.definition import preset, presets
 from wat2mds.versions import open_table, read_version
 
-SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}})
+SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "upload": {"keep_images": True}})
 Row = dict[str, Any]
 
 # Each condition as SQL and as Python, null as None.

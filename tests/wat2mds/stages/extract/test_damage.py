@@ -29,7 +29,7 @@ from wat2mds.pairs.rules import admit, admit_all
 from wat2mds.pairs.urls import Base, join_all, resolve, resolve_all
 from wat2mds.settings import load_settings
 from wat2mds.stages import extract
-from wat2mds.stages.extract import records
+from wat2mds.stages.extract import pages, records
 from wat2mds.stages.extract.pages import _cut_page, _strict, read_page
 from wat2mds.stages.extract.records import Damage, Record, read_records
 
@@ -338,6 +338,40 @@ def test_the_short_way_and_the_long_way_read_the_same_page(links: list[Any], uri
         assert [(x.url, x.alt, x.title) for x in short.images] == [(x.get("url"), x.get("alt"), x.get("title")) for x in images]
         assert short.url == uri
         assert (read_page(data, 0, len(data)) is None) == (not images)
+
+
+_cc = st.builds(
+    "{}creativecommons.org/{}".format, st.sampled_from(["http://", "//i.", ""]), st.sampled_from(["licenses/by/4.0/", '"}{'])
+)
+_naming = st.fixed_dictionaries(
+    {"path": st.sampled_from(["A@/href", "LINK@/href", "IMG@/src", "SCRIPT@/src", "A@/ping"])},
+    optional={
+        "url": _cc | _text,
+        "rel": st.sampled_from(["license", "x"]),
+        "text": _cc | _text,
+        "x": st.just({"y": "creativecommons.org"}),
+    },
+).map(lambda link: {"path": link["path"], **link})  # as Common Crawl writes it
+_meta = st.fixed_dictionaries({"name": _text, "content": _cc | _text})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_naming, max_size=5), st.lists(_naming, max_size=2), st.lists(_meta, max_size=2), st.booleans())
+def test_either_way_finds_the_same_licences(links: list[Any], heads: list[Any], metas: list[Any], head_first: bool) -> None:
+    head, image = {"Link": heads, "Metas": metas}, {"path": "IMG@/src", "url": "/a.jpg"}
+    html = {"Head": head, "Links": [*links, image]} if head_first else {"Links": [*links, image], "Head": head}
+    content = {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": html}}}
+    data = json.dumps({"Envelope": content}, separators=(",", ":"), ensure_ascii=False).encode()
+    short = _cut_page(data, 0, len(data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "_cut_page", lambda *_: None)
+        long = read_page(data, 0, len(data))
+    assert long is not None
+    if short is not None:
+        assert set(short.license_links) == set(long.license_links)
+    plain = [x for x in [*links, *heads] if set(x) <= {"path", "url", "rel"} and "}" not in x.get("url", "")]
+    if len(plain) == len(links) + len(heads) and not any("creative" in x["content"] for x in metas):
+        assert short is not None or any(x["path"] not in ("A@/href", "LINK@/href", "IMG@/src") for x in plain)
 
 
 _PARTS = [

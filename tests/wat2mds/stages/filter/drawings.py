@@ -61,7 +61,7 @@ class Drawn:
 
 
 def under(profile: str, *overrides: str) -> Settings:
-    return load_settings(profile, [*TINY, *overrides], environment={})
+    return load_settings(profile, [*TINY, "upload.keep_images=true", *overrides], environment={})
 
 
 def drawings(count: int) -> list[Drawn]:

@@ -22,8 +22,9 @@ from wat2mds.store import Store
 from wat2mds.versions import Version, open_table, read_index
 
 Make = Callable[..., Any]
-SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}})
-STRICT = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "filter": {"min_similarity": 0.3}})
+# Images stay: what is built is built again from them.
+SETTINGS = Settings.model_validate({"convert": {"shard_bytes": 1 << 16}, "upload": {"keep_images": True}})
+STRICT = Settings.model_validate({**SETTINGS.model_dump(by_alias=True), "filter": {"min_similarity": 0.3}})
 
 
 @pytest.fixture(params=["file", "s3"])

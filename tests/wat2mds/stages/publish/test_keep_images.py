@@ -1,4 +1,4 @@
-"""upload.keep_images=false: a WAT file's images leave the work folder with its upload; what is done stays done."""
+"""Unless upload.keep_images: a WAT file's images leave the work folder with its upload; what is done stays done."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tests.wat2mds.stages.publish.conftest import SETTINGS, check_whole
 from wat2mds.errors import DataError
 from wat2mds.reprocess import forget_lost, outlook
 from wat2mds.retention import IMAGE_STAGES
+from wat2mds.stage_settings import UploadSettings
 from wat2mds.stages import convert, publish, upload
 from wat2mds.stages.filter.blocked import block
 from wat2mds.store import Layout, Store
 from wat2mds.versions import newest_version
 
 Make = Callable[..., Any]
-UNKEPT = SETTINGS.model_copy(update={"upload": SETTINGS.upload.model_copy(update={"keep_images": False})})
+UNKEPT = SETTINGS.model_copy(update={"upload": SETTINGS.upload.model_copy(update={"keep_images": UploadSettings().keep_images})})
 
 
 def images(dataset: str) -> int:
