@@ -19,7 +19,10 @@ from stringzilla import find
 from wat2mds.pairs.licenses import MARKER, may_be_license
 
 IMAGE_LINK = b'"IMG@/src"'
-_BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not gives invalid JSON when it is cut
+_BEFORE_IMAGE = b'{"path":'  # a link begins with its path
+# Objects that are links wherever they stand; what names Creative Commons elsewhere, as a script or a meta tag, has the long way tell.
+_MAY_NAME_LICENSE = (b'{"path":"A@/href"', b'{"path":"LINK@/href"', b'{"path":"IMG@/src"')
+_OPENS, _CLOSES = b"{}"
 HTML = b'"HTML-Metadata"'
 _HEADER = b'"WARC-Header-Metadata":'
 _STATUS = b'"Response-Message":'
@@ -133,9 +136,9 @@ def read_page(text: bytes | bytearray, start: int, end: int, salvage: bool = Tru
 def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
     """The short way, without a copy of the block ``text[start:end]``; None where the record wants the long one. Quotation marks within
     JSON strings are escaped, so a key or value in its own quotes is found as what it is; a brace within a string gives invalid JSON,
-    and so the long way."""
+    and so the long way. So does an image link that does not begin with its path: what is cut then begins within it."""
     html = find(text, HTML, start, end)
-    if html < 0 or text[end - 1 : end] != b"}" or text[start : start + 1] != b"{" or find(text, MARKER, start, end) >= 0:
+    if html < 0 or text[end - 1] != _CLOSES or text[start] != _OPENS:
         return None
     head = find(text, b'"Head":', html, end)
     if head >= 0 and text.find(b'"Base"', head, find(text, b'"Links":', head, end)) >= 0:
@@ -143,11 +146,19 @@ def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
     cut = []
     at = find(text, IMAGE_LINK, html, end)
     while at >= 0:
-        begin, ends = at - len(_BEFORE_IMAGE), text.find(b"}", at, end)
-        if ends < 0 or not text.startswith(_BEFORE_IMAGE, begin):
+        ends = text.find(b"}", at, end)
+        if ends < 0:
+            return None
+        cut.append(text[at - len(_BEFORE_IMAGE) : ends])
+        at = find(text, IMAGE_LINK, ends, end)
+    images = len(cut)
+    at = find(text, MARKER, start, end)
+    while at >= 0:
+        begin, ends = text.rfind(b"{", html, at), text.find(b"}", at, end)
+        if begin < 0 or ends < 0 or not text.startswith(_MAY_NAME_LICENSE, begin):
             return None
         cut.append(text[begin:ends])
-        at = find(text, IMAGE_LINK, ends, end)
+        at = find(text, MARKER, ends, end)
     try:
         links = _links.decode(b"[" + b"},".join(cut) + b"}]" if cut else b"[]")
         header = _header.decode(_flat_object(text, text.rfind(_HEADER, start, end), end))
@@ -156,7 +167,14 @@ def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
         return None
     if len(links) != len(cut):  # one ran into the next: nothing that is valid does
         return None
-    return Page([link for link in links if link.path == _IMAGE_PATH], header.uri, header.date, status.code)
+    named = links[images:]
+    return Page(
+        [link for link in links[:images] if link.path == _IMAGE_PATH],
+        header.uri,
+        header.date,
+        status.code,
+        license_links=[(link.url, link.rel) for link in named if link.url and may_be_license(link.url)] if named else [],
+    )
 
 
 def _flat_object(text: bytes | bytearray, key: int, end: int) -> bytes | bytearray:

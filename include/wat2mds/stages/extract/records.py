@@ -12,10 +12,11 @@ else by ISA-L, which inflates piece by piece.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from struct import Struct
 from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 from deflate import DeflateError, crc32, gzip_decompress
 from isal import isal_zlib
 from stringzilla import find
@@ -41,7 +42,7 @@ _LENGTH_AS_WRITTEN = b"\nContent-Length: "
 _BOUNDARY = re.compile(rb"\n(?=WARC/[01]\.\d+\r?\n)")
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record: ``text[begin:start]`` is its head, ``text[start:end]`` its block; copied only where they are wanted.
 
     ``offset`` is that of its gzip member, or its own in a plain file. ``exact``: the block is as long as Content-Length says;
@@ -87,16 +88,14 @@ def read_records(stream: BinaryIO, size: int, max_bytes: int = MAX_RECORD_BYTES)
 
 def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
     damage: Damage | None = None  # damage upon damage is one
-    while source.position < source.size:
-        start = kept = source.position
-        begins = True
-        whole = _inflate_member(source)
-        if whole is not None and framer.empty and (record := _only_record(whole, start)):
-            if damage is not None:
-                yield damage
-                damage = None
-            yield record
-            continue
+    while True:
+        if framer.empty and damage is None:
+            start, whole = yield from _sole_records(source)
+        else:
+            start, whole = source.position, _inflate_member(source)
+        if start >= source.size:
+            break
+        kept, begins = start, True
         try:
             for piece, ends in _pieces(source) if whole is None else [(whole, True)]:
                 for found in framer.feed(piece, start, begins=begins, ends=ends):
@@ -121,20 +120,34 @@ def _read_gzip(source: _Source, framer: _Framer) -> Iterator[Record | Damage]:
         yield damage
 
 
+def _sole_records(source: _Source) -> Generator[Record, None, tuple[int, bytearray | None]]:
+    """The records of the gzip members that come next, while each member is whole at hand and holds one as Common Crawl writes it: nearly
+    all do. Returns where the first begins of which that is not so, and what ``_inflate_member`` gives of it."""
+    while True:
+        start = source.position
+        whole = _inflate_member(source)
+        record = None if whole is None else _only_record(whole, start)
+        if record is None:
+            return start, whole
+        yield record
+
+
 def _inflate_member(source: _Source) -> bytearray | None:
     """The gzip member that comes next, if it reaches to where another seems to begin, or to the end; None, and nothing taken,
     where it takes the long way to tell."""
     member = source.take(_MEMBER, before=_MAGIC)
-    if 0 < int.from_bytes(member[-4:], "little") <= _MAX_INFLATED:  # of none it is not asked whether the rest is gzip
-        try:
-            inflated = gzip_decompress(member)
-        except (DeflateError, ValueError):
-            pass
-        else:
-            # libdeflate does not say what follows the member: nothing, if the checks it has held to stand at the end and only there.
-            checks = _CHECKS.pack(crc32(inflated), len(inflated))
-            if find(member, checks) == len(member) - _CHECKS.size:
-                return inflated
+    checks = member[-_CHECKS.size :]
+    if len(checks) == _CHECKS.size:
+        crc, size = _CHECKS.unpack(checks)
+        if 0 < size <= _MAX_INFLATED:  # of none it is not asked whether the rest is gzip
+            try:
+                inflated = gzip_decompress(member, size)
+            except (DeflateError, ValueError):
+                pass
+            else:
+                # libdeflate does not say what follows the member: nothing, if the checks it has held to stand at the end and only there.
+                if len(inflated) == size and crc32(inflated) == crc and find(member, checks) == len(member) - _CHECKS.size:
+                    return inflated
     source.give_back(len(member))
     return None
 
@@ -166,9 +179,11 @@ def _only_record(piece: bytearray, offset: int) -> Record | None:
     """The record that a gzip member holds, if it is one as Common Crawl writes it: nearly all are, so they take the short way."""
     head = piece.find(b"\r\n\r\n", 0, _MAX_HEAD)
     length = piece.find(_LENGTH_AS_WRITTEN, 0, head)
-    digits = piece[length + len(_LENGTH_AS_WRITTEN) : piece.find(b"\r", length + len(_LENGTH_AS_WRITTEN))]
-    end = head + 4 + int(digits) if length >= 0 and digits.isdigit() and len(digits) < 19 else -1
-    if len(piece) != end + 4 or not piece.endswith(b"\r\n\r\n") or not piece.startswith(b"WARC/"):
+    digits = piece[length + len(_LENGTH_AS_WRITTEN) : head]  # the last of the head's lines, or there is more than digits
+    end = len(piece) - 4
+    if length < 0 or not digits.isdigit() or len(digits) > 18 or head + 4 + int(digits) != end:
+        return None
+    if not piece.endswith(b"\r\n\r\n") or not piece.startswith(b"WARC/"):
         return None
     return Record(offset, piece, 0, head + 4, end, True)
 
