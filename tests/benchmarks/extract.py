@@ -16,6 +16,7 @@ URL or caption is cached.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import importlib
 import json
@@ -107,6 +108,7 @@ def child(contender: str, wat: str) -> None:
     # pyarrow imports these when it makes its first array; they are imports like the others.
     importlib.import_module("pandas")
     importlib.import_module("pyarrow.compute")
+    gc.freeze()  # as ``wat2mds extract`` does when all is imported
     if contender == "bare":
         from fastwarc import ArchiveIterator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Annotated
 
@@ -61,6 +62,7 @@ def extract(
     given = resolve_settings(settings, profile, overrides)
     from wat2mds.stages import extract as stage
 
+    gc.freeze()  # what is imported stays: the collector looks at it no more, which was a tenth of the CPU seconds of 100 MB
     names = {"snapshot": snapshot or place[0], "segment": segment or place[1], "wat_file": wat_file or place[2]}
     emit(stage.run(source, out, given, **names).summary())
 

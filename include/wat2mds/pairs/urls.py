@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tldextract
 
 from wat2mds.pairs.columns import like
@@ -98,7 +99,7 @@ def resolve(url: str, base: Base) -> str:
 def resolve_all(urls: list[str], bases: list[Base]) -> list[str]:
     """``resolve`` of each."""
     column = pa.array(urls, pa.string())
-    entities = like(column, "&amp;")
+    entities = pc.match_substring(column, "&amp;").to_numpy(zero_copy_only=False)
     stays, plain = like(column, _ABSOLUTE) & ~entities, like(column, _RELATIVE) & ~entities
     resolved = list(urls)
     for i in np.flatnonzero(plain).tolist():

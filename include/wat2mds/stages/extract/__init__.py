@@ -42,6 +42,7 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
             return attempt.manifest
         maker = PairMaker(settings.extract, snapshot, segment, wat_file)
         records: Counter[str] = Counter()
+        bad_record = DropReason.BAD_RECORD
         lost_bytes = pages = total = 0
         truncated = False
         pairs = _Writer(attempt.path("pairs.parquet"), PAIRS)
@@ -53,7 +54,7 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
                     lost_bytes += record.size
                     truncated |= record.truncated
                     total += 1
-                    records[DropReason.BAD_RECORD] += 1
+                    records[bad_record] += 1
                     rejects.add(_reject(record.offset, record.detail, b""))
                     continue
                 total += 1
@@ -64,7 +65,7 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
                         pairs.write(columns)
                     continue
                 records[reason] += 1
-                if reason is DropReason.BAD_RECORD:
+                if reason is bad_record:
                     rejects.add(_reject(record.offset, detail, record.data[:1000]))
         for columns in maker.groups(last=True):
             pairs.write(columns)

@@ -38,6 +38,8 @@ _TARGET = re.compile(rb"\nWARC-Target-URI:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _DATE = re.compile(rb"\nWARC-Date:[ \t]*([^\r\n]+)", re.IGNORECASE)
 
 
+# What nearly every record is: an enum's attributes are slow.
+_NOT_METADATA, _NO_IMAGE_LINK, _A_PAGE = (DropReason.NOT_METADATA, ""), (DropReason.NO_IMAGE_LINK, ""), (None, "")
 # Links are judged together: enough for what is done by the column to cost next to nothing for each call.
 _JUDGED_AT_ONCE = 4_000
 
@@ -112,7 +114,7 @@ class PairMaker:
     def add(self, record: Record) -> tuple[DropReason | None, str]:
         """Take one record's links. Returns why the record gave no page with image links, or None, and what the parser said."""
         if not _is_metadata(record):
-            return DropReason.NOT_METADATA, ""
+            return _NOT_METADATA
         if find(record.text, IMAGE_LINK, record.start, record.end) < 0:
             return _without_images(record)
         salvage = self._settings.compatibility is None
@@ -124,9 +126,9 @@ class PairMaker:
             return DropReason.BAD_RECORD, str(error) if record.exact else f"Content-Length is not the block's length; {error}"
         self.mended += not record.exact
         if page is None:
-            return DropReason.NO_IMAGE_LINK, ""
+            return _NO_IMAGE_LINK
         self._take_page(page, record)
-        return None, ""
+        return _A_PAGE
 
     def _take_page(self, page: Page, record: Record) -> None:
         if not page.url:
@@ -156,7 +158,9 @@ class PairMaker:
             begin += count
         for name, column in judged.pairs.items():
             self._rows[name] += column
-        self.drops.update([reason._value_ for reason in judged.reasons if reason is not None])
+        for reason, count in Counter(judged.reasons).items():
+            if reason is not None:
+                self.drops[reason.value] += count
         self._links, self._bases, self._waiting = [], [], []
 
     def groups(self, last: bool = False) -> Iterator[dict[str, Any]]:
@@ -200,9 +204,9 @@ def _is_metadata(record: Record) -> bool:
 
 def _without_images(record: Record) -> tuple[DropReason, str]:
     if find(record.text, HTML, record.start, record.end) >= 0:
-        return DropReason.NO_IMAGE_LINK, ""
+        return _NO_IMAGE_LINK
     if record.text[record.start : record.start + 64].lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{":
-        return DropReason.NOT_METADATA, ""
+        return _NOT_METADATA
     return DropReason.BAD_RECORD, "no JSON object"
 
 
