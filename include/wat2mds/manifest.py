@@ -232,10 +232,15 @@ class Unit:
             shutil.rmtree(self.scratch, ignore_errors=True)
             self._lock.close()
 
+    @property
+    def url(self) -> str:
+        """Where the manifest lies once the unit is complete."""
+        return join(self.store.url, self._name)
+
     @cached_property
     def _complete(self) -> Manifest | None:
         try:
-            found = read_manifest(join(self.store.url, self._name))
+            found = read_manifest(self.url)
         except FileNotFoundError:
             return None
         if found.inputs != self.inputs:
@@ -275,7 +280,7 @@ class Unit:
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 3),
             cpu_seconds=round(_cpu_seconds() - cpu, 3),
-            url=join(self.store.url, self._name),
+            url=self.url,
         )
         if manifest.files:
             self.store.put_tree(self.scratch / "files", self._folder)

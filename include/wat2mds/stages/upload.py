@@ -52,7 +52,7 @@ def _uploaded(converted: Manifest, dataset: Store, out: str, settings: Settings)
         if unit.done and _all_there(dataset, unit.manifest):
             return unit.manifest
         with tempfile.TemporaryDirectory() as temporary:
-            objects = _Upload(dataset, converted, Path(temporary), settings.upload).all()
+            objects = _Upload(dataset, converted, Path(temporary), settings.upload, unit.url).all()
         if unit.done:  # its objects had gone from the store and are there again
             return unit.manifest
         count = int(converted.extra["samples"])
@@ -90,10 +90,12 @@ def object_paths(converted: Manifest) -> dict[str, str]:
 
 
 class _Upload:
-    """One attempt at bringing a converted unit's files to the dataset; ``folder`` is scratch space."""
+    """One attempt at bringing a converted unit's files to the dataset; ``folder`` is scratch space, ``manifest_url`` where its manifest
+    lies once it is complete."""
 
-    def __init__(self, dataset: Store, converted: Manifest, folder: Path, settings: UploadSettings) -> None:
+    def __init__(self, dataset: Store, converted: Manifest, folder: Path, settings: UploadSettings, manifest_url: str) -> None:
         self.dataset = dataset
+        self.manifest_url = manifest_url
         self.converted = converted
         self.folder = folder
         self.settings = settings
@@ -151,7 +153,8 @@ class _Upload:
             except FileNotFoundError as error:
                 raise DataError(
                     f"{self.converted.file(name)} is gone, and {self.paths[name]} cannot be written without it: delete "
-                    f"{self.converted.url}, then run convert again (in Airflow: clear its task with what follows)"
+                    f"{self.manifest_url} if it is there, and run the batch again (in Airflow: clear the whole run). Its plan has what is "
+                    f"gone made again; where the images went with their upload (upload.keep_images), they are fetched again"
                 ) from error
             if file_hash(source) == self.files[name].sha256:
                 return source

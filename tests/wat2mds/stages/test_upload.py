@@ -115,7 +115,7 @@ def test_a_damaged_object_whose_source_is_gone_says_what_to_do(anywhere: str, ma
     assert upload.run(converted, anywhere, out, SETTINGS).done_before, "with all objects there no source is read"
     damaged = uploaded.extra["objects"][0]["path"]
     Store(anywhere).write(damaged, b"damaged")
-    with pytest.raises(DataError, match=rf"is gone, and {damaged} cannot be .*delete {converted.url}, then run convert"):
+    with pytest.raises(DataError, match=rf"is gone, and {damaged} cannot be .*delete {uploaded.url} .*run the batch again"):
         upload.run(converted, anywhere, out, SETTINGS)
     assert Store(anywhere).read(damaged) == b"damaged"
 

@@ -15,7 +15,7 @@ from wat2mds.retention import IMAGE_STAGES
 from wat2mds.stage_settings import UploadSettings
 from wat2mds.stages import convert, publish, upload
 from wat2mds.stages.filter.blocked import block
-from wat2mds.store import Layout, Store
+from wat2mds.store import Layout, Store, split
 from wat2mds.versions import newest_version
 
 Make = Callable[..., Any]
@@ -70,6 +70,21 @@ def test_other_settings_have_the_images_fetched_again(dataset: str, make_wat_fil
     paths = [entry.path for entry in Store(work).walk()]
     assert outlook(paths, unit["digests"]).lost == ("download",)
     assert forget_lost(unit) == ("download",)
+
+
+def test_an_object_that_went_is_fetched_again_as_the_error_says(dataset: str, make_wat_file: Make) -> None:
+    one = make_wat_file(dataset)
+    converted = convert.run(one.samples, one.decisions, one.out("convert"), UNKEPT)
+    uploaded = upload.run(converted, dataset, one.out("upload"), UNKEPT)
+    Store(dataset).delete(uploaded.extra["objects"][0]["path"])
+    with pytest.raises(DataError, match=f"delete {uploaded.url} .*run the batch again"):
+        upload.run(converted, dataset, one.out("upload"), UNKEPT)
+    folder, name = split(uploaded.url)
+    Store(folder).delete(name)
+    work = Layout.of(dataset).work(*(uploaded.unit[name] for name in ("snapshot", "segment", "wat_file")))
+    digests = {"download": one.samples.digest, "convert": converted.digest, "upload": uploaded.digest}
+    unit: Any = {"work": work, "digests": digests}
+    assert forget_lost(unit) == ("download", "convert")
 
 
 def test_nothing_goes_where_the_upload_fails(dataset: str, make_wat_file: Make) -> None:
