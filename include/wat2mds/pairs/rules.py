@@ -78,16 +78,13 @@ def admit_all(
 ) -> list[tuple[str, str] | DropReason]:
     """``admit`` of each; those that it is bound to admit as they stand are found together."""
     least, most = settings.min_caption_chars, settings.max_caption_chars
-    no_caption = DropReason.NO_CAPTION  # an enum's attributes are slow
     found: list[Any] = [
-        (admit(url, base, text, settings) if not (url and least <= len(text) <= most and url.strip()) else None)
-        if text
-        else (no_caption if url and url.strip() else DropReason.NO_URL)
+        None if url and least <= len(text) <= most and url.strip() else admit(url, base, text, settings)
         for url, base, text in zip(urls, bases, captions, strict=True)
     ]
-    likely = [i for i, made in enumerate(found) if made is None]
-    resolved = resolve_all([urls[i] or "" for i in likely], [bases[i] for i in likely])
-    for i, url, plain in zip(likely, resolved, _plain(resolved, settings), strict=True):
+    likely = [(i, url) for i, (url, made) in enumerate(zip(urls, found, strict=True)) if url and made is None]
+    resolved = resolve_all([url for _, url in likely], [bases[i] for i, _ in likely])
+    for (i, _), url, plain in zip(likely, resolved, _plain(resolved, settings), strict=True):
         found[i] = (url, url) if plain else admit_absolute(url, settings)
     return found
 

@@ -12,7 +12,6 @@ from urllib.parse import urljoin
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import tldextract
 
 from wat2mds.pairs.columns import like
@@ -99,7 +98,7 @@ def resolve(url: str, base: Base) -> str:
 def resolve_all(urls: list[str], bases: list[Base]) -> list[str]:
     """``resolve`` of each."""
     column = pa.array(urls, pa.string())
-    entities = pc.match_substring(column, "&amp;").to_numpy(zero_copy_only=False)
+    entities = like(column, "&amp;")
     stays, plain = like(column, _ABSOLUTE) & ~entities, like(column, _RELATIVE) & ~entities
     resolved = list(urls)
     for i in np.flatnonzero(plain).tolist():

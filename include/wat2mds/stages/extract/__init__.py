@@ -42,7 +42,7 @@ def run(source: str, out: str, settings: Settings, *, snapshot: str, segment: st
             return attempt.manifest
         maker = PairMaker(settings.extract, snapshot, segment, wat_file)
         records: Counter[str] = Counter()
-        bad_record = DropReason.BAD_RECORD
+        bad_record = DropReason.BAD_RECORD  # an enum's attributes are slow
         lost_bytes = pages = total = 0
         truncated = False
         pairs = _Writer(attempt.path("pairs.parquet"), PAIRS)

@@ -19,7 +19,7 @@ from stringzilla import find
 from wat2mds.pairs.licenses import MARKER, may_be_license
 
 IMAGE_LINK = b'"IMG@/src"'
-_BEFORE_IMAGE = b'{"path":'  # a link begins with its path
+_BEFORE_IMAGE = b'{"path":'  # a link begins with its path; one that does not has the long way tell
 # Objects that are links wherever they stand; what names Creative Commons elsewhere, as a script or a meta tag, has the long way tell.
 _MAY_NAME_LICENSE = (b'{"path":"A@/href"', b'{"path":"LINK@/href"', b'{"path":"IMG@/src"')
 _OPENS, _CLOSES = b"{}"
@@ -129,14 +129,14 @@ def read_page(text: bytes | bytearray, start: int, end: int, salvage: bool = Tru
         header.date,
         response.status.code if response.status else None,
         head.base,
-        [(link.url, link.rel) for link in links if link.url and may_be_license(link.url)],
+        _license_links(links),
     )
 
 
 def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
     """The short way, without a copy of the block ``text[start:end]``; None where the record wants the long one. Quotation marks within
     JSON strings are escaped, so a key or value in its own quotes is found as what it is; a brace within a string gives invalid JSON,
-    and so the long way. So does an image link that does not begin with its path: what is cut then begins within it."""
+    and so the long way."""
     html = find(text, HTML, start, end)
     if html < 0 or text[end - 1] != _CLOSES or text[start] != _OPENS:
         return None
@@ -146,10 +146,10 @@ def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
     cut = []
     at = find(text, IMAGE_LINK, html, end)
     while at >= 0:
-        ends = text.find(b"}", at, end)
-        if ends < 0:
+        begin, ends = at - len(_BEFORE_IMAGE), text.find(b"}", at, end)
+        if ends < 0 or not text.startswith(_BEFORE_IMAGE, begin):
             return None
-        cut.append(text[at - len(_BEFORE_IMAGE) : ends])
+        cut.append(text[begin:ends])
         at = find(text, IMAGE_LINK, ends, end)
     images = len(cut)
     at = find(text, MARKER, start, end)
@@ -167,14 +167,12 @@ def _cut_page(text: bytes | bytearray, start: int, end: int) -> Page | None:
         return None
     if len(links) != len(cut):  # one ran into the next: nothing that is valid does
         return None
-    named = links[images:]
-    return Page(
-        [link for link in links[:images] if link.path == _IMAGE_PATH],
-        header.uri,
-        header.date,
-        status.code,
-        license_links=[(link.url, link.rel) for link in named if link.url and may_be_license(link.url)] if named else [],
-    )
+    found = [link for link in links[:images] if link.path == _IMAGE_PATH]
+    return Page(found, header.uri, header.date, status.code, license_links=_license_links(links[images:]))
+
+
+def _license_links(links: list[Link]) -> list[tuple[str, str | None]]:
+    return [(link.url, link.rel) for link in links if link.url and may_be_license(link.url)]
 
 
 def _flat_object(text: bytes | bytearray, key: int, end: int) -> bytes | bytearray:

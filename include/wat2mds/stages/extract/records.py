@@ -136,18 +136,16 @@ def _inflate_member(source: _Source) -> bytearray | None:
     """The gzip member that comes next, if it reaches to where another seems to begin, or to the end; None, and nothing taken,
     where it takes the long way to tell."""
     member = source.take(_MEMBER, before=_MAGIC)
-    checks = member[-_CHECKS.size :]
-    if len(checks) == _CHECKS.size:
-        crc, size = _CHECKS.unpack(checks)
-        if 0 < size <= _MAX_INFLATED:  # of none it is not asked whether the rest is gzip
-            try:
-                inflated = gzip_decompress(member, size)
-            except (DeflateError, ValueError):
-                pass
-            else:
-                # libdeflate does not say what follows the member: nothing, if the checks it has held to stand at the end and only there.
-                if len(inflated) == size and crc32(inflated) == crc and find(member, checks) == len(member) - _CHECKS.size:
-                    return inflated
+    if 0 < int.from_bytes(member[-4:], "little") <= _MAX_INFLATED:  # of none it is not asked whether the rest is gzip
+        try:
+            inflated = gzip_decompress(member)
+        except (DeflateError, ValueError):
+            pass
+        else:
+            # libdeflate does not say what follows the member: nothing, if the checks it has held to stand at the end and only there.
+            checks = _CHECKS.pack(crc32(inflated), len(inflated))
+            if find(member, checks) == len(member) - _CHECKS.size:
+                return inflated
     source.give_back(len(member))
     return None
 

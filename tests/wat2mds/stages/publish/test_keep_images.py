@@ -19,7 +19,7 @@ from wat2mds.store import Layout, Store, split
 from wat2mds.versions import newest_version
 
 Make = Callable[..., Any]
-UNKEPT = SETTINGS.model_copy(update={"upload": SETTINGS.upload.model_copy(update={"keep_images": UploadSettings().keep_images})})
+UNKEPT = SETTINGS.model_copy(update={"upload": UploadSettings()})  # the default
 
 
 def images(dataset: str) -> int:
